@@ -1,0 +1,98 @@
+"""What every test may ask for, and the rules of a run: which database, and whether a skip is a failure."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Generator
+from pathlib import Path
+from typing import TypeVar
+
+import pytest
+from django.conf import settings
+from django.test import TransactionTestCase
+
+from tests.servers import NEW_DATABASE_URL
+
+Report = TypeVar("Report", pytest.TestReport, pytest.CollectReport)
+
+REQUIRE_ALL = os.environ.get("KABAR_REQUIRE_ALL") == "1"
+# A test that asks for one of these, itself or through another fixture, touches the database.
+DATABASE_FIXTURES = {"db", "transactional_db", "live_server", "django_db_setup", "new_database_url"}
+BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+
+
+@pytest.fixture(scope="session")
+def django_db_modify_db_settings(django_db_modify_db_settings_parallel_suffix: None) -> None:
+    """Keep the SQLite of the tests in a file: the one in memory has no WAL and no second process."""
+    for database in settings.DATABASES.values():
+        if database["ENGINE"] == "django.db.backends.sqlite3":
+            database.setdefault("TEST", {})["NAME"] = f"{database['NAME']}.test"
+
+
+@pytest.fixture(scope="session")
+def new_database_url(pytestconfig: pytest.Config) -> Callable[[], str]:
+    """Return a function that makes an empty database of the session's kind, for processes of a test's own."""
+    return pytestconfig.stash[NEW_DATABASE_URL]
+
+
+@pytest.fixture(scope="session")
+def chromium() -> Path:
+    """Return the path of the system's Chromium, or skip."""
+    for name in BROWSERS:
+        if path := shutil.which(name):
+            return Path(path)
+    pytest.skip("no Chromium on PATH; `apt install chromium` brings one")
+
+
+def pytest_report_header(config: pytest.Config) -> str:
+    specs: list[str] = config.getoption("tx")
+    return f"database: {', '.join(specs) or config.getoption('database')}"
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out what belongs to the other database, and on PostgreSQL what the run on SQLite does."""
+    database: str = config.getoption("database")
+    kept = [item for item in items if _belongs(item, database)]
+    if left_out := [item for item in items if item not in set(kept)]:
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = kept
+
+
+def _belongs(item: pytest.Item, database: str) -> bool:
+    if database == "sqlite":
+        return item.get_closest_marker("postgresql_only") is None
+    return item.get_closest_marker("sqlite_only") is None and _touches_the_database(item)
+
+
+def _touches_the_database(item: pytest.Item) -> bool:
+    cls = getattr(item, "cls", None)
+    return (
+        item.get_closest_marker("django_db") is not None
+        or item.get_closest_marker("postgresql_only") is not None
+        or not DATABASE_FIXTURES.isdisjoint(getattr(item, "fixturenames", ()))
+        or (cls is not None and issubclass(cls, TransactionTestCase))
+    )
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    report = _refuse_skip((yield))
+    if report.failed:
+        report.sections.append(("Database", item.config.getoption("database")))
+    return report
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report() -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
+    report = yield
+    return _refuse_skip(report)
+
+
+def _refuse_skip(report: Report) -> Report:
+    """Turn a skip into a failure where KABAR_REQUIRE_ALL=1 says that everything must have run."""
+    if REQUIRE_ALL and report.skipped and not hasattr(report, "wasxfail"):
+        reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longrepr
+        report.outcome = "failed"
+        report.longrepr = f"KABAR_REQUIRE_ALL=1 lets nothing be left out, and this was: {reason}"
+    return report
