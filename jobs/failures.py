@@ -1,0 +1,72 @@
+"""The errors of the jobs room: what goes wrong, in words that tell the user what to do."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from jobs.models import Job
+
+
+class JobsError(Exception):
+    """The family of this room."""
+
+
+class JobFailure(JobsError):
+    """Raised by a handler to fail its attempt with an error that its user reads.
+
+    Args:
+        code: a stable word for programs, such as `not_a_csv_file`.
+        message: one sentence for people; no path, no traceback.
+        retry: whether another attempt could go better.
+    """
+
+    def __init__(self, code: str, message: str, *, retry: bool = False) -> None:
+        super().__init__(message)
+        self.code = code
+        self.message = message
+        self.retry = retry
+
+
+class JobCancelled(JobsError):
+    """Raised inside a handler, by its context, when its job is to be cancelled. Let it pass."""
+
+
+class JobTimedOut(JobsError):
+    """Raised inside a handler, by its context, when its time is over. Let it pass."""
+
+
+class LeaseLost(JobsError):
+    """Raised inside a handler, by its context, when its job was given to somebody else. Let it pass."""
+
+
+class UnknownKind(JobsError):
+    """No installed app declares this kind."""
+
+
+class WrongState(JobsError):
+    """The job stands where this can't be done. Carries the job as it is."""
+
+    def __init__(self, message: str, job: Job) -> None:
+        super().__init__(message)
+        self.job = job
+
+
+class UniqueKeyTaken(JobsError):
+    """Another job of this user with the same kind and unique key isn't final yet."""
+
+    def __init__(self, standing: Job) -> None:
+        super().__init__("Another job with this uniqueKey isn't finished yet.")
+        self.standing = standing
+
+
+class KeyReused(JobsError):
+    """An idempotency key came again with another submission."""
+
+
+class AlreadySubmitted(JobsError):
+    """An idempotency key came again with the same submission; carries the job that it made."""
+
+    def __init__(self, job: Job) -> None:
+        super().__init__("This submission was accepted before.")
+        self.job = job

@@ -1,0 +1,309 @@
+"""The rows of the jobs room: what was promised, what happened to it, and what came of it.
+
+Only `lifecycle` writes a job's status. `docs/lifecycle.md` draws the life of a job.
+"""
+
+from __future__ import annotations
+
+import uuid
+from typing import ClassVar
+
+from django.conf import settings
+from django.contrib.auth.models import Group
+from django.db import models
+from django.db.models import F, Q
+from knox.models import AbstractAuthToken
+from uuid_utils.compat import uuid7
+
+
+def new_id() -> uuid.UUID:
+    """Make a UUIDv7 (RFC 9562 §5.7): sorts by its time of birth, but not by commit, so it is never a cursor."""
+    return uuid7()
+
+
+class Status(models.TextChoices):
+    """Where a job stands, in the contract's words."""
+
+    PENDING = "PENDING"
+    RUNNING = "RUNNING"
+    COMPLETED = "COMPLETED"
+    FAILED = "FAILED"
+    CANCELLED = "CANCELLED"
+
+    @property
+    def is_final(self) -> bool:
+        return self in FINAL
+
+
+FINAL = (Status.COMPLETED, Status.FAILED, Status.CANCELLED)
+
+
+class EventType(models.TextChoices):
+    """What the log tells of, in the contract's words. Progress is state and no row; it goes by push only."""
+
+    ACCEPTED = "job.accepted"
+    STARTED = "job.started"
+    LOG = "job.log"
+    PROGRESS = "job.progress"
+    RETRYING = "job.retrying"
+    COMPLETED = "job.completed"
+    FAILED = "job.failed"
+    CANCELLED = "job.cancelled"
+    BATCH_COMPLETED = "batch.completed"
+
+
+FINAL_EVENTS = (EventType.COMPLETED, EventType.FAILED, EventType.CANCELLED)
+
+
+class Batch(models.Model):
+    """Jobs submitted together, whose common end is one event."""
+
+    id = models.UUIDField(primary_key=True, default=new_id, editable=False)
+    owner = models.ForeignKey(settings.AUTH_USER_MODEL, models.PROTECT, related_name="+")
+    total = models.PositiveIntegerField()
+    sequence = models.PositiveIntegerField(default=0)
+    callback_url = models.TextField(default="", blank=True)
+    created_at = models.DateTimeField()
+    finished_at = models.DateTimeField(null=True)
+
+    class Meta:
+        verbose_name_plural = "batches"
+
+    def __str__(self) -> str:
+        return str(self.id)
+
+
+class Job(models.Model):
+    """One promise to run a handler, its state, and its result."""
+
+    id = models.UUIDField(primary_key=True, default=new_id, editable=False)
+    owner = models.ForeignKey(settings.AUTH_USER_MODEL, models.PROTECT, related_name="jobs")
+    team = models.ForeignKey(Group, models.SET_NULL, null=True, blank=True, related_name="+")
+    batch = models.ForeignKey(Batch, models.SET_NULL, null=True, blank=True, related_name="jobs")
+    retried_from = models.ForeignKey("self", models.SET_NULL, null=True, blank=True, related_name="+")
+
+    # What was asked for; never changes.
+    kind = models.CharField(max_length=100)
+    queue = models.CharField(max_length=100)
+    params = models.JSONField(default=dict)
+    priority = models.SmallIntegerField(default=0)
+    max_attempts = models.PositiveSmallIntegerField()
+    timeout_seconds = models.PositiveIntegerField(help_text="for one attempt")
+    start_within_seconds = models.PositiveIntegerField(null=True, blank=True)
+    deadline_seconds = models.PositiveIntegerField(null=True, blank=True, help_text="for the whole job")
+    unique_key = models.CharField(max_length=255, null=True, blank=True)  # noqa: DJ001 - null is "none asked for"
+    callback_url = models.TextField(default="", blank=True)
+    callback_events = models.JSONField(default=list)
+    tags = models.JSONField(default=list)
+    metadata = models.JSONField(default=dict)
+    created_at = models.DateTimeField()
+
+    # Where it stands.
+    status = models.CharField(max_length=9, choices=Status.choices, default=Status.PENDING)
+    sequence = models.PositiveIntegerField(default=1, help_text="of its last event")
+    version = models.PositiveIntegerField(default=1, help_text="rises with each change that the Job shows")
+    attempt = models.PositiveIntegerField(default=0, help_text="begun so far, since the last reopening")
+    failures = models.PositiveSmallIntegerField(default=0)
+    crashes = models.PositiveSmallIntegerField(default=0)
+    progress = models.JSONField(null=True)
+    error = models.JSONField(null=True)
+    traceback = models.TextField(default="", help_text="of the last failed attempt, for operators only")
+    result = models.JSONField(null=True)
+    log_lines = models.PositiveIntegerField(default=0)
+    run_at = models.DateTimeField(null=True, help_text="the earliest time of its next attempt")
+    started_at = models.DateTimeField(null=True)
+    finished_at = models.DateTimeField(null=True)
+    expires_at = models.DateTimeField(null=True, help_text="when the finished job is removed with its files")
+    cancel_requested_at = models.DateTimeField(null=True)
+    start_by = models.DateTimeField(null=True)
+    finish_by = models.DateTimeField(null=True)
+
+    # Who has it. `fence` rises with every claim and stands in the WHERE of all that a worker writes.
+    ready_at = models.DateTimeField(null=True, help_text="due since then; null while scheduled or claimed")
+    fence = models.PositiveIntegerField(default=0)
+    worker = models.UUIDField(null=True)
+    lease_until = models.DateTimeField(null=True)
+    alone = models.BooleanField(default=False, help_text="was rescued from a hand of several: claimed alone")
+
+    class Meta:
+        indexes: ClassVar = [
+            # Claims walk this one, and nothing but what is due is in it.
+            models.Index(
+                "queue",
+                F("priority").desc(),
+                "ready_at",
+                "id",
+                name="job_claim",
+                condition=Q(status="PENDING", ready_at__isnull=False),
+            ),
+            models.Index(
+                "run_at",
+                name="job_promote",
+                condition=Q(status="PENDING", ready_at__isnull=True, run_at__isnull=False),
+            ),
+            models.Index("lease_until", name="job_lease", condition=Q(lease_until__isnull=False)),
+            models.Index("start_by", name="job_start_by", condition=Q(status="PENDING", start_by__isnull=False)),
+            models.Index(
+                "finish_by",
+                name="job_finish_by",
+                condition=Q(status__in=["PENDING", "RUNNING"], finish_by__isnull=False),
+            ),
+            models.Index("expires_at", name="job_expires", condition=Q(expires_at__isnull=False)),
+            # Lists, newest first.
+            models.Index(F("owner"), F("id").desc(), name="job_by_owner"),
+            models.Index(F("team"), F("id").desc(), name="job_by_team", condition=Q(team__isnull=False)),
+            models.Index(F("status"), F("id").desc(), name="job_by_status"),
+            models.Index(F("kind"), F("id").desc(), name="job_by_kind"),
+        ]
+        constraints: ClassVar = [
+            models.UniqueConstraint(
+                fields=["owner", "kind", "unique_key"],
+                name="job_unique_key",
+                condition=Q(unique_key__isnull=False, status__in=["PENDING", "RUNNING"]),
+            ),
+            models.CheckConstraint(name="job_priority", condition=Q(priority__gte=-100, priority__lte=100)),
+            models.CheckConstraint(
+                name="job_running_has_lease", condition=~Q(status="RUNNING") | Q(lease_until__isnull=False)
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.id}"
+
+    @property
+    def is_final(self) -> bool:
+        return self.status in FINAL
+
+
+class Event(models.Model):
+    """What happened, in order: the log that every door reads.
+
+    `data` holds what can change from event to event; what can't, and the result, come from the job's row. On
+    PostgreSQL the table has one column more, `xid`, by which readers order commits (migration 0002, `log`).
+    """
+
+    id = models.BigAutoField(primary_key=True)
+    job = models.ForeignKey(Job, models.CASCADE, null=True, related_name="events")
+    batch = models.ForeignKey(Batch, models.CASCADE, null=True, related_name="events")
+    owner_id: int
+    owner = models.ForeignKey(settings.AUTH_USER_MODEL, models.PROTECT, related_name="+", db_index=False)
+    team = models.ForeignKey(Group, models.SET_NULL, null=True, related_name="+", db_index=False)
+    kind = models.CharField(max_length=100)
+    sequence = models.PositiveIntegerField()
+    type = models.CharField(max_length=40)
+    data = models.JSONField(default=dict)
+    at = models.DateTimeField()
+
+    class Meta:
+        constraints: ClassVar = [
+            models.UniqueConstraint(fields=["job", "sequence"], name="event_job_sequence"),
+            models.UniqueConstraint(fields=["batch", "sequence"], name="event_batch_sequence"),
+            models.CheckConstraint(name="event_one_subject", condition=Q(job__isnull=True) | Q(batch__isnull=True)),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.type} {self.sequence}"
+
+
+class Upload(models.Model):
+    """A file that came with a submission; removed with the last job that names it."""
+
+    id = models.UUIDField(primary_key=True, default=new_id, editable=False)
+    owner = models.ForeignKey(settings.AUTH_USER_MODEL, models.PROTECT, related_name="+")
+    name = models.CharField(max_length=255)
+    size = models.BigIntegerField(help_text="bytes")
+    sha256 = models.CharField(max_length=64)
+    file = models.FileField(max_length=200)
+    created_at = models.DateTimeField()
+    jobs = models.ManyToManyField(Job, through="JobUpload", related_name="uploads")
+
+    def __str__(self) -> str:
+        return self.name
+
+
+class JobUpload(models.Model):
+    """Which upload a job's parameter names."""
+
+    job = models.ForeignKey(Job, models.CASCADE, related_name="+")
+    upload = models.ForeignKey(Upload, models.CASCADE, related_name="+")
+    param = models.CharField(max_length=100)
+
+    class Meta:
+        constraints: ClassVar = [models.UniqueConstraint(fields=["job", "param"], name="job_upload_param")]
+
+    def __str__(self) -> str:
+        return f"{self.param} of {self.job_id}"
+
+
+class Artifact(models.Model):
+    """A file that an attempt attached; the Job lists those of the attempt that finished it."""
+
+    id = models.UUIDField(primary_key=True, default=new_id, editable=False)
+    job = models.ForeignKey(Job, models.CASCADE, related_name="artifacts")
+    fence = models.PositiveIntegerField(help_text="of the claim that attached it")
+    attempt = models.PositiveIntegerField()
+    name = models.CharField(max_length=255)
+    content_type = models.CharField(max_length=255)
+    size = models.BigIntegerField(help_text="bytes")
+    sha256 = models.CharField(max_length=64)
+    file = models.FileField(max_length=200)
+    is_main = models.BooleanField(default=False)
+    created_at = models.DateTimeField()
+
+    class Meta:
+        constraints: ClassVar = [models.UniqueConstraint(fields=["job", "fence", "name"], name="artifact_name")]
+
+    def __str__(self) -> str:
+        return self.name
+
+
+class IdempotencyKey(models.Model):
+    """What a submission with this key made, so that its repetition makes nothing more."""
+
+    owner = models.ForeignKey(settings.AUTH_USER_MODEL, models.CASCADE, related_name="+", db_index=False)
+    key = models.CharField(max_length=255)
+    fingerprint = models.CharField(max_length=64, help_text="SHA-256 of the canonical submission")
+    job = models.ForeignKey(Job, models.CASCADE, related_name="+")
+    created_at = models.DateTimeField(db_index=True)
+
+    class Meta:
+        constraints: ClassVar = [models.UniqueConstraint(fields=["owner", "key"], name="idempotency_owner_key")]
+
+    def __str__(self) -> str:
+        return self.key
+
+
+class Worker(models.Model):
+    """A worker process, from its start to its end; its id is never used again."""
+
+    id = models.UUIDField(primary_key=True, editable=False)
+    host = models.CharField(max_length=255)
+    pid = models.PositiveIntegerField()
+    queues = models.JSONField(default=list)
+    slots = models.PositiveSmallIntegerField()
+    started_at = models.DateTimeField()
+    seen_at = models.DateTimeField(db_index=True)
+
+    def __str__(self) -> str:
+        return f"{self.host}:{self.pid}"
+
+
+class LogEpoch(models.Model):
+    """The one row that names this log; a cursor of another log is told so and not glossed over."""
+
+    id = models.PositiveSmallIntegerField(primary_key=True, default=1)
+    value = models.UUIDField(default=uuid.uuid4)
+
+    def __str__(self) -> str:
+        return str(self.value)
+
+
+class Token(AbstractAuthToken):
+    """A bearer token: hashed at rest, named, limited to scopes, with the time of its last use."""
+
+    name = models.CharField(max_length=100, default="", blank=True)
+    scopes = models.JSONField(default=list)
+    last_used_at = models.DateTimeField(null=True)
+
+    def __str__(self) -> str:
+        return self.name or self.token_key
