@@ -1,0 +1,69 @@
+"""Runs the duties for ever: `manage.py sweep`."""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import time
+
+from django.db import DatabaseError, InterfaceError, connection
+
+from jobs import doorbell
+from jobs.lifecycle import LEASE_SECONDS
+from jobs.sweeper import Duty, duties
+
+logger = logging.getLogger(__name__)
+
+ROUND_SECONDS = 30.0
+"""A duty that takes longer hangs: the process ends itself, and its supervisor starts it again."""
+PAUSE_SECONDS = 1.0
+
+
+class Sweeper:
+    """Does each duty at its interval until it is told to stop."""
+
+    def __init__(self) -> None:
+        self._stopped = threading.Event()
+        self._next = {each.name: 0.0 for each in duties()}
+        self._not_before = 0.0
+        self._busy_since: float | None = None
+
+    def stop(self) -> None:
+        """End after the duty in hand."""
+        self._stopped.set()
+
+    def run(self) -> None:
+        """Sweep until stopped."""
+        threading.Thread(target=self._watch_over, name="watchdog", daemon=True).start()
+        while not self._stopped.is_set():
+            for duty in duties():
+                if time.monotonic() >= self._next[duty.name] and not self._stopped.is_set():
+                    self._do(duty)
+            self._stopped.wait(max(0.0, min(self._next.values()) - time.monotonic()))
+        doorbell.flush(1.0)
+
+    def _do(self, duty: Duty) -> None:
+        now = time.monotonic()
+        self._next[duty.name] = now + duty.interval_seconds
+        if duty.waits_after_outage and now < self._not_before:
+            return
+        self._busy_since = now
+        try:
+            done = duty.sweep()
+        except (DatabaseError, InterfaceError) as error:
+            logger.warning("%s: the database is away (%s)", duty.name, type(error).__name__)
+            connection.close()
+            self._not_before = time.monotonic() + LEASE_SECONDS
+        else:
+            if done:
+                logger.info("%s: %d", duty.name, done)
+        finally:
+            self._busy_since = None
+
+    def _watch_over(self) -> None:
+        while not self._stopped.wait(PAUSE_SECONDS):
+            since = self._busy_since
+            if since and time.monotonic() - since > ROUND_SECONDS:
+                logger.critical("A round took over %.0f s: ending this process", ROUND_SECONDS)
+                os._exit(70)

@@ -1,0 +1,33 @@
+"""The Celery side of the jobs room: the bell's task, and what a worker process does when it starts and ends."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from celery import current_app, shared_task, signals
+
+from jobs import doorbell, runner
+
+
+@shared_task(name=doorbell.WORK)
+def work(queue: str) -> int:
+    """Answer a bell: run what is due on a queue."""
+    return runner.work(queue)
+
+
+@signals.worker_process_init.connect
+def begin_in_child(**_: Any) -> None:
+    """Introduce a prefork child, which runs one job at a time and may be ended alone."""
+    runner.begin(queues=list(current_app.amqp.queues.consume_from), slots=1, can_exit=True)
+
+
+@signals.worker_process_shutdown.connect
+def end_in_child(**_: Any) -> None:
+    runner.end()
+
+
+@signals.worker_ready.connect
+def begin_in_worker(sender: Any, **_: Any) -> None:
+    """Introduce a worker whose pool lives in this process."""
+    if sender.pool.__module__ != "celery.concurrency.prefork":
+        runner.begin(queues=list(current_app.amqp.queues.consume_from), slots=sender.pool.limit, can_exit=False)
