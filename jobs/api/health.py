@@ -1,0 +1,53 @@
+"""What operators' probes ask: whether the process is up, and whether all it needs is there."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import timedelta
+from http import HTTPStatus
+
+import redis
+from django.conf import settings
+from django.db import connection
+from django.http import HttpRequest, HttpResponse, JsonResponse
+
+from jobs.models import Worker
+from jobs.sql import statements
+
+WORKER_LIVES = timedelta(seconds=30)
+
+
+def healthz(request: HttpRequest) -> HttpResponse:
+    """Say that this process answers."""
+    return JsonResponse({"status": "ok"})
+
+
+def readyz(request: HttpRequest) -> HttpResponse:
+    """Name each thing that jobs need, and whether it is there."""
+    probes: dict[str, Callable[[], str]] = {"database": _database, "broker": _broker, "workers": _workers}
+    found = {}
+    for name, probe in probes.items():
+        try:
+            found[name] = probe()
+        except Exception as error:
+            found[name] = f"away ({type(error).__name__})"
+    is_ready = all(each.startswith("ok") for each in found.values())
+    status = HTTPStatus.OK if is_ready else HTTPStatus.SERVICE_UNAVAILABLE
+    return JsonResponse({"status": "ok" if is_ready else "not ready", **found}, status=status)
+
+
+def _database() -> str:
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT 1")
+    return "ok"
+
+
+def _broker() -> str:
+    redis.Redis.from_url(settings.REDIS_URL, socket_timeout=1, socket_connect_timeout=1).ping()
+    return "ok"
+
+
+def _workers() -> str:
+    queues = Worker.objects.filter(seen_at__gt=statements().now() - WORKER_LIVES).values_list("queues", flat=True)
+    count = sum("default" in each for each in queues)
+    return f"ok ({count} seen)" if count else "away (none seen)"

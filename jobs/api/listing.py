@@ -1,0 +1,149 @@
+"""The list of jobs: filters from the query, newest first, by a cursor that neither skips nor repeats."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from django.db.models import JSONField, Lookup, Prefetch, Q, QuerySet
+from django.http import QueryDict
+from rest_framework.exceptions import ValidationError
+from rest_framework.fields import DateTimeField
+
+from jobs.log import finishing_artifacts
+from jobs.models import Artifact, Job, Status
+from jobs.representation import job_as_dict
+from jobs.visibility import Viewer
+
+PAGE = 50
+LARGEST_PAGE = 200
+FILTERS = {
+    "status",
+    "kind",
+    "tag",
+    "batch",
+    "errorCode",
+    "createdAfter",
+    "createdBefore",
+    "cursor",
+    "limit",
+    "scope",
+}
+METADATA = "metadata."
+
+
+@JSONField.register_lookup
+class HasAnyOf(Lookup):
+    """Match a JSON list that holds one of some strings: `tags__has_any_of=[…]`."""
+
+    lookup_name = "has_any_of"
+    prepare_rhs = False
+
+    def as_postgresql(self, compiler: Any, connection: Any) -> tuple[str, list[Any]]:
+        left, params = self.process_lhs(compiler, connection)
+        return f"{left} ?| %s", [*params, list(self.rhs)]
+
+    def as_sqlite(self, compiler: Any, connection: Any) -> tuple[str, list[Any]]:
+        left, params = self.process_lhs(compiler, connection)
+        places = ", ".join(["%s"] * len(self.rhs))
+        sql = f"EXISTS (SELECT 1 FROM json_each({left}) WHERE value IN ({places}))"  # noqa: S608 - placeholders only
+        return sql, [*params, *self.rhs]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Found:
+    """A page of jobs, newest first, with their files."""
+
+    jobs: list[Job]
+    next_cursor: str | None
+    """None on the last page."""
+
+
+def find_jobs(viewer: Viewer, query: QueryDict) -> Found:
+    """Find a page of the jobs that a viewer sees.
+
+    Raises:
+        ValidationError: a filter is unknown or malformed.
+    """
+    limit = _limit(query)
+    scope_all = query.get("scope") == "all"
+    found = Job.objects.filter(viewer.visible(scope_all=scope_all), _filters(query)).order_by("-id")
+    if "cursor" in query:
+        found = found.filter(pk__lt=_uuid(query, "cursor"))
+    rows = list(with_artifacts(found)[: limit + 1])
+    return Found(jobs=rows[:limit], next_cursor=str(rows[limit - 1].pk) if len(rows) > limit else None)
+
+
+def jobs_page(viewer: Viewer, query: QueryDict) -> dict[str, Any]:
+    """Give a page of the jobs that a viewer sees, as the API shows it.
+
+    Raises:
+        ValidationError: a filter is unknown or malformed.
+    """
+    found = find_jobs(viewer, query)
+    items = [job_as_dict(job, finishing_artifacts(job)) for job in found.jobs]
+    return {"items": items, "nextCursor": found.next_cursor}
+
+
+def with_artifacts(jobs: QuerySet[Job]) -> QuerySet[Job]:
+    """Read the files of jobs along with them."""
+    return jobs.prefetch_related(Prefetch("artifacts", Artifact.objects.order_by("id")))
+
+
+def _filters(query: QueryDict) -> Q:
+    if unknown := [name for name in query if name not in FILTERS and not name.startswith(METADATA)]:
+        raise ValidationError({name: ["There is no such filter."] for name in unknown})
+    if query.get("scope", "all") != "all":
+        raise ValidationError({"scope": ["This can only be all."]})
+    found = Q()
+    if statuses := query.getlist("status"):
+        if wrong := set(statuses) - set(Status.values):
+            raise ValidationError({"status": [f"There is no status {', '.join(sorted(wrong))}."]})
+        found &= Q(status__in=statuses)
+    if kinds := _texts(query, "kind"):
+        found &= Q(kind__in=kinds)
+    if tags := _texts(query, "tag"):
+        found &= Q(tags__has_any_of=tags)
+    if "batch" in query:
+        found &= Q(batch=_uuid(query, "batch"))
+    if codes := _texts(query, "errorCode"):
+        found &= Q(error__code__in=codes)
+    for name in query:
+        if name.startswith(METADATA):
+            found &= Q(**{f"metadata__{name.removeprefix(METADATA)}__in": _texts(query, name)})
+    if "createdAfter" in query:
+        found &= Q(created_at__gt=_time(query, "createdAfter"))
+    if "createdBefore" in query:
+        found &= Q(created_at__lt=_time(query, "createdBefore"))
+    return found
+
+
+def _texts(query: QueryDict, name: str) -> list[str]:
+    values = query.getlist(name)
+    if any("\0" in each for each in values):
+        raise ValidationError({name: ["This text holds the character NUL."]})
+    return values
+
+
+def _limit(query: QueryDict) -> int:
+    text = query.get("limit", str(PAGE))
+    if not (text.isascii() and text.isdigit() and len(text) <= 4 and 1 <= int(text) <= LARGEST_PAGE):
+        raise ValidationError({"limit": [f"This must be a whole number from 1 to {LARGEST_PAGE}."]})
+    return int(text)
+
+
+def _uuid(query: QueryDict, name: str) -> UUID:
+    try:
+        return UUID(str(query[name]))
+    except ValueError as error:
+        raise ValidationError({name: ["This is not one of ours."]}) from error
+
+
+def _time(query: QueryDict, name: str) -> datetime:
+    try:
+        moment: datetime = DateTimeField().run_validation(query[name])
+    except ValidationError as error:
+        raise ValidationError({name: ["This must be a time like 2026-11-24T12:00:00Z."]}) from error
+    return moment

@@ -1,0 +1,100 @@
+"""Reads JSON strictly: one value a name, no NaN, no NUL, no lone surrogate, no number beyond a double's range."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import IO, Any, NoReturn
+
+from django.conf import settings
+from django.core.exceptions import RequestDataTooBig
+from rest_framework.exceptions import ParseError, ValidationError
+from rest_framework.parsers import BaseParser
+
+DEEPEST = 50
+
+
+class StrictJSONParser(BaseParser):
+    """`application/json`, as RFC 8259 and I-JSON (RFC 7493) have it."""
+
+    media_type = "application/json"
+
+    def parse(
+        self, stream: IO[Any], media_type: str | None = None, parser_context: Mapping[str, Any] | None = None
+    ) -> Any:
+        """Read a body.
+
+        Raises:
+            RequestDataTooBig: it is larger than 1 MiB.
+            ParseError: it isn't JSON.
+            ValidationError: it is JSON that no database could keep.
+        """
+        body = stream.read(settings.MAX_JSON_BYTES + 1)
+        if len(body) > settings.MAX_JSON_BYTES:
+            raise RequestDataTooBig
+        return read_json(body)
+
+
+def read_json(body: bytes | str) -> Any:
+    """Read JSON strictly.
+
+    Raises:
+        ParseError: it isn't JSON.
+        ValidationError: it is JSON that no database could keep.
+    """
+    try:
+        text = body.decode("utf-8") if isinstance(body, bytes) else body
+        value = json.loads(text, parse_constant=_refuse_constant, object_pairs_hook=_refuse_twins)
+    except (ValueError, RecursionError) as error:
+        raise ParseError(f"The body isn't JSON: {_reason(error)}.") from error
+    check_storable(value)
+    return value
+
+
+def check_storable(value: Any, pointer: str = "", depth: int = 0) -> None:
+    """Refuse what JSON can say and a database can't keep.
+
+    Raises:
+        ValidationError: with the place of the fault.
+    """
+    if depth > DEEPEST:
+        raise ValidationError("This is nested too deep.", code="too_deep")
+    match value:
+        case str() if "\0" in value:
+            raise ValidationError(_at(pointer, "This text holds the character NUL."), code="nul")
+        case str() if any("\ud800" <= each <= "\udfff" for each in value):
+            raise ValidationError(_at(pointer, "This text holds half of a surrogate pair."), code="lone_surrogate")
+        case float() if value in (float("inf"), float("-inf")):
+            raise ValidationError(_at(pointer, "This number is too large."), code="too_large")
+        case int() if abs(value) >= 10**300:
+            raise ValidationError(_at(pointer, "This number is too large."), code="too_large")
+        case dict():
+            for name, inner in value.items():
+                check_storable(name, pointer, depth + 1)
+                check_storable(inner, f"{pointer}/{name}", depth + 1)
+        case list():
+            for place, inner in enumerate(value):
+                check_storable(inner, f"{pointer}/{place}", depth + 1)
+
+
+def _at(pointer: str, message: str) -> Any:
+    """Nest a message under the names of a pointer, as DRF keeps faults."""
+    nested: Any = [message]
+    for part in reversed(pointer.split("/")[1:]):
+        nested = {part: nested}
+    return nested
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is no JSON number")
+
+
+def _refuse_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    value = dict(pairs)
+    if len(value) != len(pairs):
+        raise ValueError("a name stands twice in one object")
+    return value
+
+
+def _reason(error: Exception) -> str:
+    return "nested too deep" if isinstance(error, RecursionError) else str(error).rstrip(".")

@@ -1,0 +1,243 @@
+"""What the API takes and gives, for checking submissions and for the OpenAPI document."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from django.core.serializers.json import DjangoJSONEncoder
+from rest_framework import serializers
+
+from jobs.failures import UnknownKind
+from jobs.kinds import UploadField, get_kind
+from jobs.models import FINAL_EVENTS, EventType, Status
+
+DAY = 24 * 3600
+MOST_METADATA_BYTES = 16 * 1024
+ASKABLE_EVENTS = [each.value for each in EventType if each not in (EventType.PROGRESS, EventType.BATCH_COMPLETED)]
+
+
+class StrictSerializer(serializers.Serializer[Any]):
+    """Refuses names that it doesn't know: a misspelt option must not be ignored."""
+
+    def to_internal_value(self, data: Any) -> Any:
+        if isinstance(data, dict):
+            unknown = {name: ["There is no such field."] for name in data if name not in self.fields}
+            if unknown:
+                raise serializers.ValidationError(unknown, code="unknown_field")
+        return super().to_internal_value(data)
+
+
+class TextField(serializers.CharField):
+    """Text that is text: numbers and booleans are not made into it."""
+
+    def to_internal_value(self, data: Any) -> str:
+        if not isinstance(data, str):
+            self.fail("invalid")
+        return super().to_internal_value(data)
+
+
+class SubmissionSerializer(StrictSerializer):
+    """A request for one job."""
+
+    kind = TextField(max_length=100)
+    params = serializers.DictField(default=dict, help_text="As the kind's `paramsSchema` says.")
+    callbackUrl = TextField(source="callback_url", default="", allow_blank=True, max_length=2048)
+    callbackEvents = serializers.ListField(
+        source="callback_events",
+        child=serializers.ChoiceField(ASKABLE_EVENTS),
+        default=lambda: [each.value for each in FINAL_EVENTS],
+        max_length=20,
+    )
+    runAt = serializers.DateTimeField(source="run_at", default=None, allow_null=True)
+    priority = serializers.IntegerField(default=0, min_value=-100, max_value=100)
+    maxAttempts = serializers.IntegerField(
+        source="max_attempts", default=None, allow_null=True, min_value=1, max_value=100
+    )
+    timeout = serializers.IntegerField(
+        source="timeout_seconds",
+        default=None,
+        allow_null=True,
+        min_value=1,
+        max_value=7 * DAY,
+        help_text="Seconds.",
+    )
+    startWithin = serializers.IntegerField(
+        source="start_within_seconds", default=None, allow_null=True, min_value=1, max_value=365 * DAY
+    )
+    deadline = serializers.IntegerField(
+        source="deadline_seconds", default=None, allow_null=True, min_value=1, max_value=365 * DAY
+    )
+    uniqueKey = TextField(source="unique_key", default=None, allow_null=True, max_length=255)
+    onConflict = serializers.ChoiceField(["return", "reject", "replace"], source="on_conflict", default="return")
+    team = TextField(default=None, allow_null=True, max_length=150)
+    tags = serializers.ListField(child=TextField(max_length=100), default=list, max_length=50)
+    metadata = serializers.DictField(default=dict)
+
+    def validate_metadata(self, value: dict[str, Any]) -> dict[str, Any]:
+        if len(json.dumps(value)) > MOST_METADATA_BYTES:
+            raise serializers.ValidationError("This is larger than 16 KiB.", code="too_large")
+        return value
+
+    def validate_kind(self, value: str) -> str:
+        try:
+            return get_kind(value).name
+        except UnknownKind as error:
+            raise serializers.ValidationError(str(error), code="unknown_kind") from error
+
+
+def check_params(
+    kind_name: str, params: dict[str, Any], files: dict[str, Any]
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Check a job's params and files by its kind's serializer.
+
+    Returns:
+        The params as JSON, defaults filled in and files by their names; and the files by parameter.
+
+    Raises:
+        ValidationError: with a pointer for each fault.
+    """
+    kind = get_kind(kind_name)
+    serializer = kind.params(data={**params, **files})
+    uploads = [name for name, field in serializer.fields.items() if isinstance(field, UploadField)]
+    faults: dict[str, Any] = {name: ["There is no such parameter."] for name in params if name not in serializer.fields}
+    faults |= {name: ["This kind takes no such file."] for name in files if name not in uploads}
+    faults |= {
+        name: ["Send this file as a part of a multipart request."]
+        for name in params
+        if name in uploads and name not in files
+    }
+    if not serializer.is_valid():
+        faults = {**serializer.errors, **faults}
+    if faults:
+        raise serializers.ValidationError({"params": faults})
+    values = dict(serializer.validated_data)
+    taken = {name: values.pop(name) for name in uploads if values.get(name) is not None}
+    plain = json.loads(json.dumps(values, cls=DjangoJSONEncoder))
+    return plain | {name: file.name for name, file in taken.items()}, taken
+
+
+# --- What is given: for the OpenAPI document; `jobs.representation` makes the answers ---------------------------------
+
+
+class ProgressSerializer(serializers.Serializer[Any]):
+    percent = serializers.FloatField(allow_null=True)
+    message = serializers.CharField(allow_null=True)
+    current = serializers.FloatField(allow_null=True)
+    total = serializers.FloatField(allow_null=True)
+
+
+class ErrorSerializer(serializers.Serializer[Any]):
+    code = serializers.CharField()
+    message = serializers.CharField()
+    attempt = serializers.IntegerField()
+
+
+class ArtifactSerializer(serializers.Serializer[Any]):
+    name = serializers.CharField()
+    contentType = serializers.CharField()
+    size = serializers.IntegerField(help_text="Bytes.")
+    sha256 = serializers.CharField()
+    url = serializers.URLField(help_text="Signed; needs no other credential until it expires.")
+
+
+class JobSerializer(serializers.Serializer[Any]):
+    """A job, as every door shows it."""
+
+    jobId = serializers.UUIDField()
+    kind = serializers.CharField()
+    status = serializers.ChoiceField(Status.choices)
+    done = serializers.BooleanField()
+    progress = ProgressSerializer(allow_null=True)
+    result = serializers.JSONField(allow_null=True)
+    resultUrl = serializers.URLField(allow_null=True)
+    artifacts = ArtifactSerializer(many=True)
+    error = ErrorSerializer(allow_null=True)
+    attempt = serializers.IntegerField()
+    maxAttempts = serializers.IntegerField()
+    sequence = serializers.IntegerField()
+    priority = serializers.IntegerField()
+    tags = serializers.ListField(child=serializers.CharField())
+    metadata = serializers.DictField()
+    batchId = serializers.UUIDField(allow_null=True)
+    uniqueKey = serializers.CharField(allow_null=True)
+    retriedFrom = serializers.UUIDField(allow_null=True)
+    queuePosition = serializers.IntegerField(allow_null=True)
+    estimatedFinishAt = serializers.DateTimeField(allow_null=True)
+    statusUrl = serializers.URLField()
+    eventsUrl = serializers.URLField()
+    pageUrl = serializers.URLField()
+    version = serializers.IntegerField()
+    createdAt = serializers.DateTimeField()
+    runAt = serializers.DateTimeField(allow_null=True)
+    startedAt = serializers.DateTimeField(allow_null=True)
+    finishedAt = serializers.DateTimeField(allow_null=True)
+    cancelRequestedAt = serializers.DateTimeField(allow_null=True)
+    expiresAt = serializers.DateTimeField(allow_null=True)
+
+
+class SingleJobSerializer(JobSerializer):
+    """A job read alone, with its params."""
+
+    params = serializers.DictField()
+
+
+class ReceiptSerializer(serializers.Serializer[Any]):
+    """The answer to a submission."""
+
+    jobId = serializers.UUIDField()
+    status = serializers.ChoiceField(["ACCEPTED"])
+    statusUrl = serializers.URLField()
+    eventsUrl = serializers.URLField()
+    createdAt = serializers.DateTimeField()
+    job = SingleJobSerializer()
+
+
+class JobListSerializer(serializers.Serializer[Any]):
+    items = JobSerializer(many=True)
+    nextCursor = serializers.CharField(allow_null=True)
+
+
+class EventSerializer(serializers.Serializer[Any]):
+    """The envelope that every door carries."""
+
+    id = serializers.UUIDField(allow_null=True)
+    type = serializers.ChoiceField([each.value for each in EventType])
+    timestamp = serializers.DateTimeField()
+    sequence = serializers.IntegerField()
+    data = JobSerializer()  # type: ignore[assignment]  # the contract's name is also an attribute of serializers
+
+
+class JobEventsSerializer(serializers.Serializer[Any]):
+    events = EventSerializer(many=True)
+    next = serializers.IntegerField(help_text="Give it as `after` next time.")
+
+
+class AllEventsSerializer(serializers.Serializer[Any]):
+    events = EventSerializer(many=True)
+    next = serializers.CharField(help_text="Give it as `cursor` next time.")
+
+
+class KindSerializer(serializers.Serializer[Any]):
+    kind = serializers.CharField()
+    title = serializers.CharField()
+    description = serializers.CharField()
+    paramsSchema = serializers.DictField(help_text="JSON Schema of the params.")
+    timeout = serializers.IntegerField(help_text="Seconds for one attempt.")
+    maxAttempts = serializers.IntegerField()
+
+
+class FaultSerializer(serializers.Serializer[Any]):
+    pointer = serializers.CharField()
+    detail = serializers.CharField()
+    code = serializers.CharField()
+
+
+class ProblemSerializer(serializers.Serializer[Any]):
+    """What went wrong (RFC 9457)."""
+
+    type = serializers.CharField()
+    title = serializers.CharField()
+    status = serializers.IntegerField()
+    detail = serializers.CharField()
+    errors = FaultSerializer(many=True)  # type: ignore[assignment]  # as above

@@ -1,0 +1,402 @@
+"""Who in this process waits for news: one reader of the log for all of them.
+
+Workers say over a Channels group that there is news; this hub, the group's only member here, reads the new events once,
+writes each as JSON once, and hands them to its watchers: sockets, streams and held answers. A watcher registers first,
+then reads the history from its own position, then goes live, dropping what it has seen, so nothing falls between.
+
+A wake-up may be lost: the log is read again every few seconds anyway, and at once when the layer comes back.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import defaultdict
+from collections.abc import AsyncGenerator, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, TypeVar
+from uuid import UUID
+
+from channels.db import database_sync_to_async
+from channels.layers import get_channel_layer
+from django.db import connection
+
+from jobs import log, visibility, wakeup
+from jobs.log import Page, Position
+from jobs.models import FINAL_EVENTS, Event, Job
+from jobs.representation import as_json, event_as_dict
+from jobs.visibility import Viewer
+
+logger = logging.getLogger(__name__)
+
+READ_AGAIN_SECONDS = 3.0
+"""How long lost wake-ups can delay news."""
+LOOK_AGAIN_SECONDS = 30.0
+"""How often it is looked up again what watchers may see."""
+LAYER_PAUSE_SECONDS = 0.5
+MOST_QUEUED = 1000
+"""A watcher that lets this many messages wait is too slow and is let go."""
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, kw_only=True)
+class News:
+    """One message for watchers."""
+
+    job_id: UUID
+    type: str
+    sequence: int
+    text: str
+    """The envelope as JSON."""
+    version: int = 0
+    """Of progress; 0 for events of the log."""
+    position: Position | None = None
+    """Right after this event; None for progress."""
+
+    @property
+    def is_final(self) -> bool:
+        return self.type in FINAL_EVENTS
+
+    @cached_property
+    def cursor(self) -> str | None:
+        """Where a reader of all jobs stands after it."""
+        return self.position.as_cursor() if self.position else None
+
+
+class TooSlow(Exception):
+    """A watcher did not take its messages in time."""
+
+
+class NoLongerAllowed(Exception):
+    """A watcher's credential is dead, or its job is not its to see any more."""
+
+
+class Watcher:
+    """Somebody in this process who waits for news of one job, or of all that a viewer sees."""
+
+    def __init__(self, hub: Hub, viewer: Viewer, job_id: UUID | None, *, scope_all: bool) -> None:
+        self.viewer = viewer
+        self.job_id = job_id
+        self.scope_all = scope_all
+        self._hub = hub
+        self._queue: asyncio.Queue[News | Exception] = asyncio.Queue()
+
+    def wants(self, owner_id: int, team_id: int | None) -> bool:
+        """Tell whether a job of this owner and team is this watcher's to see."""
+        return self.viewer.may_see(owner_id, team_id, scope_all=self.scope_all or self.job_id is not None)
+
+    def hand(self, news: News) -> None:
+        """Give it a message; one that is too slow gets its end instead."""
+        if self._queue.qsize() >= MOST_QUEUED:
+            self.end(TooSlow())
+        else:
+            self._queue.put_nowait(news)
+
+    def end(self, reason: Exception) -> None:
+        """Let it go: what waits is dropped, and its reader sees the reason."""
+        self._hub.forget(self)
+        while not self._queue.empty():
+            self._queue.get_nowait()
+        self._queue.put_nowait(reason)
+
+    async def next(self) -> News:
+        """Wait for the next live message.
+
+        Raises:
+            TooSlow, NoLongerAllowed: this watcher was let go.
+        """
+        item = await self._queue.get()
+        if isinstance(item, Exception):
+            raise item
+        return item
+
+
+class Hub:
+    """The one reader of the log in this process."""
+
+    def __init__(self) -> None:
+        self._wake = asyncio.Event()
+        self._bells: dict[UUID | None, set[asyncio.Event]] = defaultdict(set)
+        self._watchers: dict[UUID | None, set[Watcher]] = defaultdict(set)
+        self._reader = ThreadPoolExecutor(1, thread_name_prefix="hub")
+        self._position: Position | None = None
+        self._tasks: list[asyncio.Task[None]] = []
+        self._started = asyncio.Lock()
+        self._rounds = 0
+        self._round_done = asyncio.Condition()
+
+    # --- for doors
+
+    async def start(self) -> None:
+        """Begin to listen, once, before the first watcher."""
+        async with self._started:
+            if not self._tasks:
+                await self._read_in_thread(log.epoch)  # kept: cursors are made on the loop
+                self._position = await self._read_in_thread(log.here)
+                self._tasks = [
+                    asyncio.create_task(self._listen(), name="hub.listen"),
+                    asyncio.create_task(self._read(), name="hub.read"),
+                    asyncio.create_task(self._look_again(), name="hub.look_again"),
+                ]
+
+    @contextmanager
+    def bell(self, job_id: UUID | None) -> Iterator[asyncio.Event]:
+        """Give a bell that rings when a job changes, or when anything does (None)."""
+        bell = asyncio.Event()
+        self._bells[job_id].add(bell)
+        try:
+            yield bell
+        finally:
+            self._bells[job_id].discard(bell)
+            if not self._bells[job_id]:
+                del self._bells[job_id]
+
+    async def watch_job(self, viewer: Viewer, job_id: UUID, after: int | None) -> AsyncGenerator[News]:
+        """Tell a job's events after a sequence, then live ones and progress, each once and in order.
+
+        Args:
+            viewer: who; must be allowed to see the job.
+            job_id: which.
+            after: the last sequence that the viewer has; None for new ones only.
+
+        Raises:
+            TooSlow, NoLongerAllowed: the watcher was let go.
+        """
+        with self._watching(viewer, job_id, scope_all=True) as watcher:
+            last, version = (0 if after is None else after), 0
+            if after is None:
+                last = await database_sync_to_async(_last_sequence)(job_id)
+            else:
+                while page := await database_sync_to_async(_history)(job_id, last):
+                    for news in page:
+                        last = news.sequence
+                        yield news
+            while True:
+                news = await watcher.next()
+                is_new = news.version > version if news.version else news.sequence > last
+                if is_new:
+                    last, version = max(last, news.sequence), max(version, news.version)
+                    yield news
+
+    async def watch_all(
+        self, viewer: Viewer, position: Position | None, *, scope_all: bool = False
+    ) -> AsyncGenerator[News]:
+        """Tell the events of all jobs that a viewer sees since a position, then live ones and progress.
+
+        Args:
+            viewer: who.
+            position: where they stand; None for new ones only.
+            scope_all: whether staff watch everybody's jobs.
+
+        Raises:
+            TooSlow, NoLongerAllowed: the watcher was let go.
+        """
+        with self._watching(viewer, None, scope_all=scope_all) as watcher:
+            told: dict[UUID, int] = {}
+            while position is not None:
+                visible = viewer.visible(scope_all=scope_all)
+                page = await database_sync_to_async(_page)(position, visible)
+                for news in page.news:
+                    told[news.job_id] = news.sequence
+                    yield news
+                position = None if page.is_last else page.position
+            versions: dict[UUID, int] = {}
+            while True:
+                news = await watcher.next()
+                if news.version:
+                    if news.version > versions.get(news.job_id, 0):
+                        versions[news.job_id] = news.version
+                        yield news
+                elif news.sequence > told.get(news.job_id, 0):
+                    told.pop(news.job_id, None)
+                    if news.is_final:
+                        versions.pop(news.job_id, None)
+                    yield news
+
+    async def look(self) -> None:
+        """Read the log now, and return when what stood in it before this call was handed out."""
+        async with self._round_done:
+            target = self._rounds + 2 if self._is_reading else self._rounds + 1
+            self._wake.set()
+            await self._round_done.wait_for(lambda: self._rounds >= target)
+
+    @property
+    def watchers(self) -> int:
+        """How many watch now."""
+        return sum(len(each) for each in self._watchers.values())
+
+    def forget(self, watcher: Watcher) -> None:
+        """Stop handing news to a watcher."""
+        among = self._watchers.get(watcher.job_id)
+        if among is not None:
+            among.discard(watcher)
+            if not among:
+                del self._watchers[watcher.job_id]
+
+    # --- inside
+
+    _is_reading = False
+
+    @contextmanager
+    def _watching(self, viewer: Viewer, job_id: UUID | None, *, scope_all: bool) -> Iterator[Watcher]:
+        watcher = Watcher(self, viewer, job_id, scope_all=scope_all)
+        self._watchers[job_id].add(watcher)
+        try:
+            yield watcher
+        finally:
+            self.forget(watcher)
+
+    async def _listen(self) -> None:
+        """Take wake-ups and progress from the layer; join it again after each break."""
+        layer = get_channel_layer()
+        while True:
+            try:
+                channel = await layer.new_channel()
+                await layer.group_add(wakeup.GROUP, channel)
+                self._wake.set()
+                while True:
+                    self._heed(await layer.receive(channel))
+            except asyncio.CancelledError:
+                raise
+            except Exception as error:
+                logger.warning("The channel layer is away (%s)", type(error).__name__)
+                await asyncio.sleep(LAYER_PAUSE_SECONDS)
+
+    def _heed(self, message: dict[str, Any]) -> None:
+        match message["type"]:
+            case "news":
+                self._wake.set()
+            case "changed":
+                self._ring(UUID(message["job"]))
+            case "progress":
+                news = News(
+                    job_id=UUID(message["job"]),
+                    type="job.progress",
+                    sequence=message["sequence"],
+                    text=message["envelope"],
+                    version=message["version"],
+                )
+                self._hand(news, message["owner"], message["team"])
+
+    async def _read(self) -> None:
+        """Read the log after each wake-up, and every few seconds without one."""
+        while True:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(READ_AGAIN_SECONDS):
+                    await self._wake.wait()
+            self._wake.clear()  # before the read, so that one read covers many wake-ups
+            self._is_reading = True
+            try:
+                await self._round()
+            except Exception as error:
+                logger.warning("The log can't be read (%s)", type(error).__name__)
+                await self._read_in_thread(connection.close)
+                await asyncio.sleep(LAYER_PAUSE_SECONDS)
+            finally:
+                self._is_reading = False
+
+    async def _round(self) -> None:
+        while self._position is not None:
+            page = await self._read_in_thread(_read_all, self._position)
+            for news, owner_id, team_id in page.items:
+                self._hand(news, owner_id, team_id)
+                self._ring(news.job_id)
+            self._position = page.position
+            if page.is_last:
+                break
+        async with self._round_done:
+            self._rounds += 1
+            self._round_done.notify_all()
+
+    async def _look_again(self) -> None:
+        while True:
+            await asyncio.sleep(LOOK_AGAIN_SECONDS)
+            watchers = [each for among in self._watchers.values() for each in among]
+            try:
+                answers = await database_sync_to_async(visibility.look_again)({each.viewer for each in watchers})
+                owners = await database_sync_to_async(_owners)({each.job_id for each in watchers if each.job_id})
+            except Exception as error:
+                logger.warning("What watchers may see can't be read (%s)", type(error).__name__)
+                continue
+            for watcher in watchers:
+                viewer = answers[watcher.viewer]
+                if viewer is None or (watcher.job_id and not viewer.may_see(*owners.get(watcher.job_id, (0, None)))):
+                    watcher.end(NoLongerAllowed())
+                else:
+                    watcher.viewer = viewer
+
+    def _hand(self, news: News, owner_id: int, team_id: int | None) -> None:
+        for key in (news.job_id, None):
+            for watcher in list(self._watchers.get(key, ())):
+                if watcher.wants(owner_id, team_id):
+                    watcher.hand(news)
+
+    def _ring(self, job_id: UUID) -> None:
+        for key in (job_id, None):
+            for bell in self._bells.get(key, ()):
+                bell.set()
+
+    async def _read_in_thread(self, function: Callable[..., T], *args: Any) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._reader, function, *args)
+
+
+_hubs: dict[asyncio.AbstractEventLoop, Hub] = {}
+
+
+async def hub() -> Hub:
+    """Give this process's hub, listening; it belongs to the running event loop."""
+    loop = asyncio.get_running_loop()
+    if loop not in _hubs:
+        _hubs[loop] = Hub()
+    await _hubs[loop].start()
+    return _hubs[loop]
+
+
+# --- Reading, in threads ----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class NewsPage:
+    """A page of the log, written as JSON."""
+
+    news: list[News]
+    items: list[tuple[News, int, int | None]]
+    """The same with each job's owner and team."""
+    position: Position
+    is_last: bool
+
+
+def _as_news(event: Event, position: Position | None = None) -> News:
+    job: Job = event.job  # type: ignore[assignment]  # the log's readers leave batch events out
+    envelope = event_as_dict(event, job, log.finishing_artifacts(job))
+    return News(job_id=job.id, type=event.type, sequence=event.sequence, text=as_json(envelope), position=position)
+
+
+def _as_page(page: Page) -> NewsPage:
+    items = [(_as_news(event, place), event.owner_id, event.team_id) for event, place in page.events]
+    return NewsPage(news=[item[0] for item in items], items=items, position=page.position, is_last=page.is_last)
+
+
+def _read_all(position: Position) -> NewsPage:
+    return _as_page(log.read(position))
+
+
+def _page(position: Position, visible: Any) -> NewsPage:
+    return _as_page(log.read(position, visible))
+
+
+def _history(job_id: UUID, after: int) -> list[News]:
+    return [_as_news(event) for event in log.history(job_id, after)]
+
+
+def _last_sequence(job_id: UUID) -> int:
+    return Job.objects.values_list("sequence", flat=True).get(pk=job_id)
+
+
+def _owners(job_ids: set[UUID]) -> dict[UUID, tuple[int, int | None]]:
+    rows = Job.objects.filter(pk__in=job_ids).values_list("pk", "owner_id", "team_id")
+    return {pk: (owner_id, team_id) for pk, owner_id, team_id in rows}

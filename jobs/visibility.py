@@ -1,0 +1,87 @@
+"""Who sees which jobs: one's own, those of one's teams (Django groups), and all for staff."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+from django.contrib.auth import get_user_model
+from django.db.models import Q
+from django.utils import timezone
+
+from jobs.models import Token
+
+if TYPE_CHECKING:
+    from django.contrib.auth.models import User
+
+
+@dataclass(frozen=True, kw_only=True)
+class Viewer:
+    """Somebody who reads, with what they may see, as of the last look."""
+
+    user_id: int
+    team_ids: frozenset[int]
+    is_staff: bool
+    token: str | None = None
+    """The digest of the token that they came with; None where it was a session."""
+
+    def may_see(self, owner_id: int, team_id: int | None, *, scope_all: bool = True) -> bool:
+        """Tell whether a job of this owner and team is theirs to see.
+
+        Args:
+            scope_all: whether staff look at everybody's jobs, or at their own and their teams'.
+        """
+        return owner_id == self.user_id or team_id in self.team_ids or (self.is_staff and scope_all)
+
+    def visible(self, *, scope_all: bool = True) -> Q:
+        """Give the same rule as a filter on rows with `owner` and `team`."""
+        if self.is_staff and scope_all:
+            return Q()
+        return Q(owner_id=self.user_id) | Q(team_id__in=self.team_ids)
+
+
+def viewer_of(user: User, auth: Any = None) -> Viewer:
+    """Look up what a signed-in user may see.
+
+    Args:
+        user: an active user.
+        auth: the token that they came with, if any.
+    """
+    return Viewer(
+        user_id=user.pk,
+        team_ids=frozenset(user.groups.values_list("pk", flat=True)),
+        is_staff=user.is_staff,
+        token=auth.pk if isinstance(auth, Token) else None,
+    )
+
+
+def look_again(viewers: Iterable[Viewer]) -> dict[Viewer, Viewer | None]:
+    """Look again what viewers may see, in two queries for them all; None where the credential is dead."""
+    asked = set(viewers)
+    users = {
+        user.pk: user
+        for user in get_user_model()
+        .objects.filter(pk__in={each.user_id for each in asked}, is_active=True)
+        .prefetch_related("groups")
+    }
+    alive = set(
+        Token.objects.filter(pk__in={each.token for each in asked if each.token})
+        .filter(Q(expiry__isnull=True) | Q(expiry__gt=timezone.now()))
+        .values_list("pk", flat=True)
+    )
+    answers: dict[Viewer, Viewer | None] = {}
+    for each in asked:
+        user = users.get(each.user_id)
+        if user is None or (each.token and each.token not in alive):
+            answers[each] = None
+        else:
+            teams = frozenset(group.pk for group in user.groups.all())
+            answers[each] = Viewer(user_id=each.user_id, team_ids=teams, is_staff=user.is_staff, token=each.token)
+    return answers
+
+
+def is_token_alive(token: Token, now: datetime) -> bool:
+    """Tell whether a token and its user may still be used."""
+    return token.user.is_active and (token.expiry is None or token.expiry > now)
