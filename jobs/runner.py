@@ -293,7 +293,7 @@ class Guard(threading.Thread):
             deadline=now + seconds,
             held_at=now,
             next_beat=now + BEAT_SECONDS,
-            next_write=now + WRITE_SECONDS,
+            next_write=now,
         )
         with self._lock:
             self._watches.append(watch)
