@@ -1,7 +1,7 @@
 """`python -m config.demo`, behind `make demo`: one real job through all four doors, with what each door received.
 
-It starts everything on free ports with a data folder of its own, and acts as four clients from outside. The exit code is
-0 only if every door told the same story, event by event.
+It starts everything on free ports with a data folder of its own, and acts as four clients from outside. The exit code
+is 0 only if every door told the same story, event by event.
 """
 
 from __future__ import annotations

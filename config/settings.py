@@ -181,7 +181,7 @@ match _database.get("ENGINE"):
     case "django.db.backends.sqlite3":
         # WAL lets readers and the one writer work side by side; FULL keeps the last commits at power loss; IMMEDIATE
         # takes the write lock at BEGIN, where the busy timeout counts (docs/decisions/sqlite.md).
-        _database["CONN_MAX_AGE"] = None
+        _database["CONN_MAX_AGE"] = 0 if PROCESS == "web" else None  # under ASGI each request has a thread of its own
         _options["transaction_mode"] = "IMMEDIATE"
         _options["timeout"] = 30
         _options["init_command"] = "PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL; PRAGMA mmap_size=0;"

@@ -7,7 +7,6 @@ reports is not bound to a transaction of its own.
 
 from __future__ import annotations
 
-import hashlib
 import mimetypes
 import threading
 from collections.abc import Iterator
@@ -23,6 +22,7 @@ from django.core.files.base import ContentFile
 from django.utils import timezone
 
 from jobs.failures import JobFailure, JobsError
+from jobs.files import keep, measure
 from jobs.models import Artifact, Job, Upload
 
 LOG_LEVELS = ("debug", "info", "warning", "error")
@@ -203,7 +203,8 @@ class Context:
                 created_at=timezone.now(),
             )
             suffix = PurePosixPath(name).suffix
-            artifact.file.save(f"artifacts/{self._job.id}/{artifact.id}{suffix if suffix.isascii() else ''}", file)
+            keep(artifact.file, f"artifacts/{self._job.id}/{artifact.id}{suffix if suffix.isascii() else ''}", file)
+            artifact.save()
 
     def check_cancelled(self) -> None:
         """Stop here if the job should stop.
@@ -274,14 +275,3 @@ def as_file(source: bytes | str | Path | IO[bytes]) -> Iterator[File[bytes]]:
                 yield File(stream)
         case _:
             yield File(source)
-
-
-def measure(file: File[bytes]) -> tuple[int, str]:
-    """Read a file once for its size in bytes and its SHA-256, and rewind it."""
-    digest, size = hashlib.sha256(), 0
-    file.seek(0)
-    for chunk in file.chunks():
-        digest.update(chunk)
-        size += len(chunk)
-    file.seek(0)
-    return size, digest.hexdigest()

@@ -23,6 +23,7 @@ from uuid import UUID
 from channels.db import database_sync_to_async
 from channels.layers import get_channel_layer
 from django.db import connection
+from django.db.models import Q
 
 from jobs import log, visibility, wakeup
 from jobs.log import Page, Position
@@ -195,27 +196,27 @@ class Hub:
         Raises:
             TooSlow, NoLongerAllowed: the watcher was let go.
         """
+        await self.look()
+        while self._position is None or self._position.until:  # it stands inside a long read
+            await self.look()
+        # From here to the registration nothing is awaited: what the hub hands out is just what comes after `end`.
+        end = self._position
         with self._watching(viewer, None, scope_all=scope_all) as watcher:
-            told: dict[UUID, int] = {}
             while position is not None:
-                visible = viewer.visible(scope_all=scope_all)
-                page = await database_sync_to_async(_page)(position, visible)
+                page = await database_sync_to_async(_page)(position, viewer.visible(scope_all=scope_all), end)
                 for news in page.news:
-                    told[news.job_id] = news.sequence
                     yield news
                 position = None if page.is_last else page.position
             versions: dict[UUID, int] = {}
             while True:
                 news = await watcher.next()
                 if news.version:
-                    if news.version > versions.get(news.job_id, 0):
-                        versions[news.job_id] = news.version
-                        yield news
-                elif news.sequence > told.get(news.job_id, 0):
-                    told.pop(news.job_id, None)
-                    if news.is_final:
-                        versions.pop(news.job_id, None)
-                    yield news
+                    if news.version <= versions.get(news.job_id, 0):
+                        continue
+                    versions[news.job_id] = news.version
+                elif news.is_final:
+                    versions.pop(news.job_id, None)
+                yield news
 
     async def look(self) -> None:
         """Read the log now, and return when what stood in it before this call was handed out."""
@@ -385,8 +386,8 @@ def _read_all(position: Position) -> NewsPage:
     return _as_page(log.read(position))
 
 
-def _page(position: Position, visible: Any) -> NewsPage:
-    return _as_page(log.read(position, visible))
+def _page(position: Position, visible: Q, end: Position) -> NewsPage:
+    return _as_page(log.read(position, visible, end=end))
 
 
 def _history(job_id: UUID, after: int) -> list[News]:

@@ -151,32 +151,35 @@ def here() -> Position:
     return Position(id=newest or 0)
 
 
-def read(position: Position, visible: Q | None = None, limit: int = PAGE) -> Page:
+def read(position: Position, visible: Q | None = None, limit: int = PAGE, *, end: Position | None = None) -> Page:
     """Read what is new since a position, late commits included, each event once and each job's in order.
 
     Args:
         position: from `here`, an earlier page, or a cursor.
         visible: narrows to what the reader may see.
         limit: most events in the page.
+        end: where to stop, a position after the last page of somebody; the log's present end if None.
 
     Indexes: `event_xid` (PostgreSQL), the primary key (SQLite).
     """
     until = ""
     events = Event.objects.filter(id__gt=position.id)
     if connection.vendor == "postgresql":
-        until = position.until or _snapshot()
-        events = Event.objects.filter(_committed_between(position.seen, until), id__gt=position.id)
+        until = position.until or (end.seen if end else _snapshot())
+        events = events.filter(_committed_between(position.seen, until))
+    elif end:
+        events = events.filter(id__lte=end.id)
     if visible is not None:
         events = events.filter(visible)
     rows = list(_with_jobs(events.order_by("id"))[:limit])
-    is_last = len(rows) < limit
+    is_whole = len(rows) < limit
     placed = [(event, Position(seen=position.seen, until=until, id=event.id)) for event in rows]
-    end = placed[-1][1] if placed else Position(seen=position.seen, until=until, id=position.id)
-    if is_last and until:
-        end = Position(seen=until)
+    after = placed[-1][1] if placed else Position(seen=position.seen, until=until, id=position.id)
+    if is_whole and until:
+        after = Position(seen=until)
         if placed:
-            placed[-1] = (placed[-1][0], end)
-    return Page(events=placed, position=end, is_last=is_last)
+            placed[-1] = (placed[-1][0], after)
+    return Page(events=placed, position=after, is_last=is_whole and (end is None or until == end.seen))
 
 
 def _snapshot() -> str:

@@ -321,7 +321,7 @@ class Guard(threading.Thread):
             for watch in self._all():
                 with watch.lock:
                     if watch in self._watches:
-                        self._attend(watch)
+                        self._attend_and_survive(watch)
             self._tell_seen()
             if has_news:
                 time.sleep(PUSH_SECONDS)
@@ -334,6 +334,14 @@ class Guard(threading.Thread):
         dues = [min(each.next_beat, each.force_at or each.deadline) for each in self._all()]
         dues += [each.next_write for each in self._all() if each.context.has_notes]
         return max(0.0, min([*dues, self._next_seen]) - time.monotonic())
+
+    def _attend_and_survive(self, watch: Watch) -> None:
+        """Attend to a job; a fault of ours is written down and costs no other job its guard."""
+        try:
+            self._attend(watch)
+        except Exception:
+            logger.exception("%s %s: the guard stumbled", watch.job.kind, watch.job.id)
+            watch.next_beat = watch.next_write = time.monotonic() + WRITE_SECONDS
 
     def _attend(self, watch: Watch) -> None:
         now = time.monotonic()

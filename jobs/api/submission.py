@@ -21,8 +21,8 @@ from jobs.api.authentication import user_of
 from jobs.api.errors import Problem
 from jobs.api.parsers import read_json
 from jobs.api.serializers import SubmissionSerializer, check_params
-from jobs.context import measure
 from jobs.failures import AlreadySubmitted, UniqueKeyTaken
+from jobs.files import keep, measure
 from jobs.kinds import get_kind
 from jobs.lifecycle import Idempotency, Submission
 from jobs.models import Job, Status, Upload, new_id
@@ -174,5 +174,6 @@ def _keep(file: UploadedFile[Any], owner_id: int, size: int, digest: str) -> Upl
     upload = Upload(
         id=upload_id, owner_id=owner_id, name=str(file.name), size=size, sha256=digest, created_at=timezone.now()
     )
-    upload.file.save(f"uploads/{upload_id}", file)
+    keep(upload.file, f"uploads/{upload_id}", file)
+    upload.save()
     return upload

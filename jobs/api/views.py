@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from http import HTTPStatus
 from typing import Any
 from uuid import UUID
@@ -35,7 +36,7 @@ from jobs.api.serializers import (
 from jobs.api.streams import Grant
 from jobs.kinds import all_kinds
 from jobs.log import Position, finishing_artifacts, position_of
-from jobs.models import Job, Status
+from jobs.models import Event, Job, Status
 from jobs.representation import event_as_dict, single_job_as_dict, status_url
 from jobs.subscribers import subscribers
 from jobs.visibility import Viewer, viewer_of
@@ -85,6 +86,11 @@ def changeable_job(request: Request, job_id: UUID) -> Job:
 
 def shown(job: Job) -> dict[str, Any]:
     return single_job_as_dict(job, finishing_artifacts(job))
+
+
+def shown_events(events: Iterable[Event]) -> list[dict[str, Any]]:
+    """Show events, each with the job's row that was read along with it: one read before may lack the result."""
+    return [event_as_dict(event, job, finishing_artifacts(job)) for event in events if (job := event.job)]
 
 
 def etag_of(job: Job) -> str:
@@ -255,8 +261,7 @@ class JobEvents(APIView):
             return streams.granted(
                 Grant(viewer=seen_by, job_id=job_id, after=after, is_over=is_over, is_resumed=is_resumed)
             )
-        files = finishing_artifacts(job)
-        events = [event_as_dict(each, job, files) for each in log.history(job_id, after)]
+        events = shown_events(log.history(job_id, after))
         response = Response({"events": events, "next": events[-1]["sequence"] if events else after})
         if seconds and not events and not job.is_final:
             waiting.mark(response, seconds=seconds, job_id=job_id)

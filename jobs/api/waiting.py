@@ -120,7 +120,7 @@ class HeldAnswers:
         self._app = app
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or scope["method"] != "GET" or b"wait=" not in scope["query_string"]:
+        if not may_be_held(scope):
             await self._app(scope, receive, send)
             return
         asking = asyncio.ensure_future(self._ask_until_it_changed(scope))
@@ -151,6 +151,16 @@ class HeldAnswers:
                         await bell.wait()
                 bell.clear()
         return answer
+
+
+def may_be_held(scope: Message) -> bool:
+    """Tell whether a request asks for an answer that its view may mark; all others, files too, pass untouched."""
+    return (
+        scope["type"] == "http"
+        and scope["method"] == "GET"
+        and b"wait=" in scope["query_string"]
+        and scope["path"].startswith(("/api/jobs", "/api/events"))
+    )
 
 
 async def client_leaves(receive: Receive) -> None:

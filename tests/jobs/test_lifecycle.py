@@ -252,6 +252,7 @@ def test_an_event_read_later_shows_the_job_as_it_stood() -> None:
     job = claimed_job()
     lifecycle.beat([Beat(job_id=job.pk, fence=job.fence, progress={"percent": 50.0}, version=2)])
     lifecycle.finish([Outcome(job=job, result="done")])
+    job.refresh_from_db()
     shown = [event_as_dict(event, job) for event in log.history(job.pk)]
     assert [each["data"]["status"] for each in shown] == ["PENDING", "RUNNING", "COMPLETED"]
     assert [each["data"]["result"] for each in shown] == [None, None, "done"]
