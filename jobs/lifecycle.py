@@ -349,8 +349,10 @@ def _settlement(outcome: Outcome, status: Status) -> Settlement:
 def _settle(transition: str, settlements: Sequence[Settlement]) -> set[UUID]:
     with transaction.atomic():
         jobs = statements().settle(settlements)
-        now = statements().now()
-        _record(transition, ((job, EVENT_OF_END[Status(job.status)], job.finished_at or now) for job in jobs))
+        _record(
+            transition,
+            ((job, EVENT_OF_END[Status(job.status)], job.finished_at or statements().now()) for job in jobs),
+        )
     return {job.id for job in jobs}
 
 

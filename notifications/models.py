@@ -61,6 +61,18 @@ class Webhook(models.Model):
     def __str__(self) -> str:
         return self.url
 
+    def turn(self, *, on: bool, reason: str = "") -> None:
+        """Have it hear of jobs, or of none; one that is turned on again starts anew. The row isn't saved.
+
+        Args:
+            on: whether it hears.
+            reason: for its owner, why it does not.
+        """
+        self.is_active = on
+        self.disabled_reason = "" if on else reason
+        if on:
+            self.failing_since = None
+
 
 class CallbackSecret(models.Model):
     """What signs the callbacks of a user's jobs."""

@@ -294,7 +294,7 @@ class AllEvents(APIView):
         if streams.is_asked_for(request):
             return streams.granted(Grant(viewer=seen_by, cursor=position.as_cursor(), scope_all=scope_all))
         page = log.read(position, seen_by.visible(scope_all=scope_all))
-        events = [event_as_dict(event, job, finishing_artifacts(job)) for event, _ in page.events if (job := event.job)]
+        events = shown_events(event for event, _ in page.events)
         response = Response({"events": events, "next": page.position.as_cursor()})
         if seconds and not events and cursor:
             waiting.mark(response, seconds=seconds, job_id=None)

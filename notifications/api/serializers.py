@@ -90,8 +90,8 @@ def changed(webhook: Webhook, values: dict[str, Any]) -> Webhook:
     """Change a webhook; one that is turned on again starts anew."""
     for name, value in values.items():
         setattr(webhook, name, value)
-    if values.get("is_active"):
-        webhook.disabled_reason, webhook.failing_since = "", None
+    if "is_active" in values:
+        webhook.turn(on=values["is_active"])
     if "url" in values:
         webhook.endpoint = destinations.endpoint_for(webhook.owner_id, webhook.url)
     webhook.save()
