@@ -32,7 +32,7 @@ lint: .venv/installed-dev ## style, types, import directions, missing migrations
 	@$(BIN)/ruff check --quiet .
 	@$(BIN)/ruff format --quiet --check . || { echo "not formatted; make format does it" >&2; exit 1; }
 	@$(BIN)/mypy --no-error-summary
-	@PATH=$(BIN):$$PATH $(BIN)/lint-imports --no-cache > .venv/lint-imports.log || { cat .venv/lint-imports.log; exit 1; }
+	@PATH=$(BIN):$$PATH $(BIN)/lint-imports --no-logo --no-cache > .venv/lint-imports.log || { cat .venv/lint-imports.log; exit 1; }
 	@$(BIN)/python manage.py makemigrations --check --dry-run --verbosity 1
 
 format: .venv/installed-dev ## format the code, and mend what ruff can mend

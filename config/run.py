@@ -68,15 +68,17 @@ def environment(given: Mapping[str, str], data: Path) -> dict[str, str]:
     """
     host = given.get("HOST") or "127.0.0.1"
     wish = given.get("PORT")
+    if wish and not (wish.isdecimal() and 0 < int(wish) < 65536):
+        raise CannotRun(f"PORT is {wish!r}. It must be a number from 1 to 65535, or unset.")
+    port = int(wish or USUAL_PORT)
     try:
-        port = int(wish or USUAL_PORT)
         if not is_free(host, port):
             if wish:
                 raise CannotRun(f"Port {port} is taken. Name another one in PORT, or leave it unset.")
             port = free_port(host)
             print(f"Port {USUAL_PORT} is taken; this is {port}.", flush=True)
-    except (ValueError, OverflowError, OSError) as error:
-        raise CannotRun(f"Can't listen on HOST {host}, PORT {wish or USUAL_PORT}: {error}.") from error
+    except OSError as error:
+        raise CannotRun(f"Can't listen on HOST {host}, PORT {port}: {error}.") from error
     return {**given, "KABAR_DATA": str(data), "HOST": host, "PORT": str(port)}
 
 

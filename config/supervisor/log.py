@@ -31,8 +31,8 @@ class Log:
         self._printer = None if output is None else Printer(output=output, width=width)
 
     def line(self, name: str, text: bytes | str) -> None:
-        """Write one line of a process."""
-        if self._printer is None:
+        """Write one line of a process; empty ones, with which programs space their own screens, are left out."""
+        if self._printer is None or not text.strip():
             return
         now = datetime.datetime.now()
         message = Message(type="line", data=text, time=now, name=name, colour=self._colours.get(name))

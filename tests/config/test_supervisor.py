@@ -8,7 +8,7 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from functools import partial
 from pathlib import Path
 
@@ -50,15 +50,15 @@ FAMILY = CARELESS.replace("while True", "signal.signal(signal.SIGTERM, signal.SI
     "while True: signal.pause()\n"
 )
 
-# A supervisor as `make run` has it: its Procfile and the grace of "web" are its arguments.
+# A supervisor as `make run` has it. Its arguments: the Procfile; the grace of "web", and whether it is ever ready.
 FOREGROUND = """
 import sys
 from pathlib import Path
 from config.supervisor import Role, Supervisor
 from config.supervisor.foreground import serve
-roles = {"web": Role(grace_seconds=float(sys.argv[2]))}
+roles = {"web": Role(grace_seconds=float(sys.argv[2]), is_ready=lambda _: sys.argv[3] != "never")}
 stack = Supervisor(Path(sys.argv[1]), output=sys.stdout, roles=roles)
-sys.exit(serve(stack, lambda: stack.say("all ready")))
+sys.exit(serve(stack, lambda: stack.say("all ready"), ready_seconds=0.2 if sys.argv[3] == "never" else 60))
 """
 
 Write = Callable[..., Path]
@@ -215,11 +215,14 @@ def test_a_reader_of_the_log_that_went_away_stops_nothing(write: Write, tmp_path
         wait_until((tmp_path / "said").exists)
 
 
-class Foreground:
-    """A supervisor in a process of its own."""
+Run = Callable[..., "Foreground"]
 
-    def __init__(self, procfile: Path, grace_seconds: float) -> None:
-        command = [sys.executable, "-u", "-c", FOREGROUND, str(procfile), str(grace_seconds)]
+
+class Foreground:
+    """A supervisor in a process of its own, and what it has said."""
+
+    def __init__(self, procfile: Path, grace_seconds: float, ready: str) -> None:
+        command = [sys.executable, "-u", "-c", FOREGROUND, str(procfile), str(grace_seconds), ready]
         self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
         self.lines: list[str] = []
 
@@ -239,9 +242,24 @@ class Foreground:
         return self.process.returncode
 
 
+@pytest.fixture
+def run(write: Write) -> Generator[Run, None, None]:
+    """Return a function that runs a supervisor in the foreground of its own process, with one entry, "web"."""
+    made: list[Foreground] = []
+
+    def run(program: str, grace_seconds: float = 10, ready: str = "at once") -> Foreground:
+        made.append(Foreground(write(web=program), grace_seconds, ready))
+        return made[-1]
+
+    yield run
+    for one in made:
+        one.process.kill()  # its warden ends the rest
+        one.process.communicate()
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_a_signal_ends_the_foreground_in_order(write: Write, tmp_path: Path, number: int) -> None:
-    foreground = Foreground(write(web=POLITE), grace_seconds=10)
+def test_a_signal_ends_the_foreground_in_order(run: Run, tmp_path: Path, number: int) -> None:
+    foreground = run(POLITE)
     pid = foreground.started("web.1")
     foreground.read_until("| here")
     foreground.process.send_signal(number)
@@ -250,8 +268,8 @@ def test_a_signal_ends_the_foreground_in_order(write: Write, tmp_path: Path, num
     assert is_gone(pid)
 
 
-def test_a_second_signal_hurries(write: Write, tmp_path: Path) -> None:
-    foreground = Foreground(write(web=STUBBORN), grace_seconds=3600)
+def test_a_second_signal_hurries(run: Run, tmp_path: Path) -> None:
+    foreground = run(STUBBORN, grace_seconds=3600)
     pid = foreground.started("web.1")
     child = child_of(tmp_path)
     foreground.process.send_signal(signal.SIGINT)
@@ -262,17 +280,26 @@ def test_a_second_signal_hurries(write: Write, tmp_path: Path) -> None:
     wait_until(lambda: is_gone(child))
 
 
-def test_a_signal_before_all_is_ready_ends_what_was_started(write: Write) -> None:
-    foreground = Foreground(write(web="import time\ntime.sleep(3600)"), grace_seconds=10)
+@pytest.mark.parametrize("_", range(5))
+def test_a_signal_at_any_moment_of_the_start_ends_what_was_started(run: Run, _: int) -> None:
+    foreground = run("import time\ntime.sleep(3600)")
     pid = foreground.started("web.1")
     foreground.process.send_signal(signal.SIGTERM)
     assert foreground.end() == 0
     assert is_gone(pid)
 
 
+def test_what_never_gets_ready_ends_the_foreground_with_a_failure(run: Run) -> None:
+    foreground = run("import time\ntime.sleep(3600)", ready="never")
+    pid = foreground.started("web.1")
+    assert foreground.end() == 1
+    assert "not ready after 0.2 s: web.1" in "".join(foreground.lines)
+    assert is_gone(pid)
+
+
 @pytest.mark.parametrize("program", [POLITE, FAMILY])
-def test_a_supervisor_that_is_killed_leaves_nothing(write: Write, tmp_path: Path, program: str) -> None:
-    foreground = Foreground(write(web=program), grace_seconds=10)
+def test_a_supervisor_that_is_killed_leaves_nothing(run: Run, tmp_path: Path, program: str) -> None:
+    foreground = run(program)
     pids = [foreground.started("web.1")]
     if program is FAMILY:
         pids.append(child_of(tmp_path))
