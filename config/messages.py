@@ -1,8 +1,8 @@
 """`python -m config.messages`: brings the translations up to date with the code, and compiles them.
 
 New texts are added to each `locale/*/LC_MESSAGES/django.po` without a translation, to be written by hand; those that
-are gone are dropped. Then the `.mo` is written, which Django reads. Django's own `makemessages` needs GNU gettext, which
-not every machine has; this needs Babel alone.
+are gone are dropped. Then the `.mo` is written, which Django reads. Django's own `makemessages` needs GNU gettext,
+which not every machine has; this needs Babel alone.
 """
 
 from __future__ import annotations

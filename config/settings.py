@@ -6,6 +6,7 @@ stops the process here, with a sentence that says what to do. `.env.example` lis
 
 import ipaddress
 from datetime import timedelta
+from hashlib import sha256
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -205,7 +206,8 @@ _embedded = DATA / "valkey.url"
 REDIS_URL = env.str("REDIS_URL", default="") or (
     _embedded.read_text().strip() if _embedded.exists() else "redis://127.0.0.1:6379/0"
 )
-CHANNEL_PREFIX = "kabar"
+# Two houses may share a Redis: each hears its own news only.
+CHANNEL_PREFIX = f"kabar-{sha256(SECRET_KEY.encode()).hexdigest()[:12]}"
 CHANNEL_LAYERS = {
     "default": {
         "BACKEND": "channels_redis.pubsub.RedisPubSubChannelLayer",
@@ -271,6 +273,8 @@ REST_FRAMEWORK = {
     "URL_FORMAT_OVERRIDE": None,
 }
 KNOX_TOKEN_MODEL = "jobs.Token"  # noqa: S105 - a model's name
+# knox's own migrations would make a table that nothing uses, and whose key keeps PostgreSQL from a flush.
+MIGRATION_MODULES = {"knox": None}
 REST_KNOX = {"TOKEN_TTL": None, "AUTH_HEADER_PREFIX": "Bearer", "TOKEN_MODEL": KNOX_TOKEN_MODEL}
 SPECTACULAR_SETTINGS = {
     "TITLE": "Kabar",

@@ -24,6 +24,7 @@ from daphne.ws_protocol import WebSocketProtocol
 from django.conf import settings
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred
+from twisted.web import http
 
 logger = logging.getLogger(__name__)
 twisted_reactor: Any = reactor  # a module until it is installed, for type checkers
@@ -133,6 +134,8 @@ def main() -> None:
 
 def serve(application: ASGI3Application) -> None:
     """Serve an application on the HOST and PORT of the settings."""
+    for status in HTTPStatus:  # Twisted doesn't know the younger ones, such as 422
+        http.RESPONSES.setdefault(int(status), status.phrase.encode())
     daphne.server.HTTPFactory = LimitedFactory  # the server makes its factory by this name
     logger.info("Listening on %s:%d, known as %s", settings.HOST, settings.PORT, settings.PUBLIC_URL)
     Server(

@@ -39,6 +39,7 @@ TRANSITIONS: Mapping[str, tuple[frozenset[Status], frozenset[Status]]] = {
     "finish": (frozenset({RUNNING}), frozenset({COMPLETED, FAILED, CANCELLED})),
     "retry": (frozenset({RUNNING}), frozenset({PENDING, CANCELLED})),
     "rescue": (frozenset({RUNNING}), frozenset({PENDING, FAILED, CANCELLED})),
+    "release": (frozenset({RUNNING}), frozenset({PENDING, CANCELLED})),
     "cancel": (frozenset({PENDING}), frozenset({CANCELLED})),
     "expire": (frozenset({PENDING}), frozenset({FAILED})),
     "reopen": (frozenset({FAILED, CANCELLED}), frozenset({PENDING})),
@@ -59,6 +60,8 @@ IDEMPOTENCY_HOURS = 24
 MOST_CRASHES = 3
 """A job whose worker was lost this often is not given to another."""
 LONGEST_BACKOFF_SECONDS = 600
+MOST_CONFLICTS = 3
+"""How often what stands in a submission's way may be gone when it is looked for."""
 
 
 # --- Accept -----------------------------------------------------------------------------------------------------------
@@ -104,22 +107,27 @@ def accept(submissions: Sequence[Submission], idempotency: Idempotency | None = 
         KeyReused: the idempotency key came before with another submission.
         UniqueKeyTaken: a job with this unique key isn't final yet; carries it.
     """
-    try:
-        with transaction.atomic():
-            now = statements().now()
-            jobs = Job.objects.bulk_create(_new_job(each, now) for each in submissions)
-            JobUpload.objects.bulk_create(
-                JobUpload(job=job, upload=upload, param=param)
-                for job, each in zip(jobs, submissions, strict=True)
-                for param, upload in each.uploads.items()
-            )
-            if idempotency:
-                _remember(idempotency, jobs[0], now)
-            _record("accept", ((job, EventType.ACCEPTED, now) for job in jobs))
-            _ring_on_commit(jobs)
-    except IntegrityError:
-        _explain_conflict(submissions[0], idempotency)
-        raise
+    for _ in range(MOST_CONFLICTS):
+        try:
+            return _promise(submissions, idempotency)
+        except IntegrityError:
+            _explain_conflict(submissions[0], idempotency)
+    return _promise(submissions, idempotency)  # what stood in the way has ended since
+
+
+def _promise(submissions: Sequence[Submission], idempotency: Idempotency | None) -> list[Job]:
+    with transaction.atomic():
+        now = statements().now()
+        jobs = Job.objects.bulk_create(_new_job(each, now) for each in submissions)
+        JobUpload.objects.bulk_create(
+            JobUpload(job=job, upload=upload, param=param)
+            for job, each in zip(jobs, submissions, strict=True)
+            for param, upload in each.uploads.items()
+        )
+        if idempotency:
+            _remember(idempotency, jobs[0], now)
+        _record("accept", ((job, EventType.ACCEPTED, now) for job in jobs))
+        _ring_on_commit(jobs)
     return jobs
 
 
@@ -403,6 +411,29 @@ def _rescue(job: Job, now: datetime) -> None:
     _move("rescue", job, status, EVENT_OF_END[status], now, changes)
 
 
+def release(job_id: UUID, fence: int) -> bool:
+    """Put a running job back whose worker has to stop: another takes it at once, and nothing is counted against it.
+
+    The attempt counts as not begun, so that a job with one attempt still has it.
+
+    Returns:
+        Whether it was still the worker's.
+    """
+    with transaction.atomic():
+        job = Job.objects.select_for_update().filter(pk=job_id, status=RUNNING, fence=fence).first()
+        if job is None:
+            return False
+        now = statements().now()
+        changes: dict[str, Any] = {"worker": None, "lease_until": None}
+        if job.cancel_requested_at:
+            changes |= {"finished_at": now, "expires_at": now + _retention_of(job)}
+            _move("release", job, CANCELLED, EventType.CANCELLED, now, changes)
+        else:
+            changes |= {"ready_at": now, "attempt": job.attempt - 1}
+            _ring_on_commit([_move("release", job, PENDING, EventType.RETRYING, now, changes)])
+    return True
+
+
 def promote(limit: int) -> Counter[str]:
     """Make scheduled and retried jobs claimable whose time has come. Index: job_promote.
 
@@ -461,14 +492,7 @@ def cancel(job_id: UUID) -> Job:
     with transaction.atomic():
         job = Job.objects.select_for_update().get(pk=job_id)
         if job.status == PENDING:
-            now = statements().now()
-            changes = {
-                "cancel_requested_at": now,
-                "finished_at": now,
-                "expires_at": now + _retention_of(job),
-                "ready_at": None,
-            }
-            return _move("cancel", job, CANCELLED, EventType.CANCELLED, now, changes)
+            return _cancel_pending(job)
         if job.status == RUNNING and job.cancel_requested_at is None:
             Job.objects.filter(pk=job_id, status=RUNNING).update(
                 cancel_requested_at=statements().now(), version=F("version") + 1
@@ -478,6 +502,25 @@ def cancel(job_id: UUID) -> Job:
         if job.status in (COMPLETED, FAILED):
             raise WrongState(f"The job is {job.status} already; only an unfinished one can be cancelled.", job)
         return job
+
+
+def withdraw(job_id: UUID) -> None:
+    """Cancel a job if it is pending; one that runs or has ended by now is left alone."""
+    with transaction.atomic():
+        job = Job.objects.select_for_update().filter(pk=job_id, status=PENDING).first()
+        if job:
+            _cancel_pending(job)
+
+
+def _cancel_pending(job: Job) -> Job:
+    now = statements().now()
+    changes = {
+        "cancel_requested_at": now,
+        "finished_at": now,
+        "expires_at": now + _retention_of(job),
+        "ready_at": None,
+    }
+    return _move("cancel", job, CANCELLED, EventType.CANCELLED, now, changes)
 
 
 def reopen(job_id: UUID, by: str) -> Job:

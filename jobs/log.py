@@ -107,7 +107,17 @@ class Position:
         return base64.urlsafe_b64encode(text.encode()).decode().rstrip("=")
 
 
-SNAPSHOT = re.compile(r"\d{1,20}:\d{1,20}:(\d{1,20}(,\d{1,20})*)?")
+SNAPSHOT = re.compile(r"(\d{1,19}):(\d{1,19}):((?:\d{1,19}(?:,\d{1,19})*)?)")
+
+
+def _is_snapshot(text: str) -> bool:
+    """Tell whether PostgreSQL takes this as a `pg_snapshot`: its bounds, and what is in progress between them."""
+    found = SNAPSHOT.fullmatch(text)
+    if found is None:
+        return False
+    low, high = int(found[1]), int(found[2])
+    between = [int(each) for each in found[3].split(",")] if found[3] else []
+    return 0 < low <= high < 2**63 and between == sorted(between) and all(low <= each < high for each in between)
 
 
 def position_of(cursor: str) -> Position:
@@ -120,7 +130,7 @@ def position_of(cursor: str) -> Position:
         text = base64.b64decode(cursor + "=" * (-len(cursor) % 4), altchars=b"-_", validate=True).decode("ascii")
         of_epoch, minted, seen, until, last = text.split("/")
         position, age = Position(seen=seen, until=until, id=int(last)), time.time() - int(minted)
-    except (ValueError, binascii.Error) as error:
+    except (ValueError, OverflowError, binascii.Error) as error:
         raise NotRecovered("This cursor isn't one of ours.") from error
     if of_epoch != epoch():
         raise NotRecovered("This cursor is of another log.")
@@ -128,7 +138,7 @@ def position_of(cursor: str) -> Position:
         raise NotRecovered("This cursor is older than the events that are kept.")
     is_sound = 0 <= position.id < 2**63
     if connection.vendor == "postgresql":
-        is_sound &= bool(SNAPSHOT.fullmatch(seen)) and (not until or bool(SNAPSHOT.fullmatch(until)))
+        is_sound &= _is_snapshot(seen) and (not until or _is_snapshot(until))
     if not is_sound:
         raise NotRecovered("This cursor isn't one of ours.")
     return position
@@ -179,7 +189,9 @@ def read(position: Position, visible: Q | None = None, limit: int = PAGE, *, end
         after = Position(seen=until)
         if placed:
             placed[-1] = (placed[-1][0], after)
-    return Page(events=placed, position=after, is_last=is_whole and (end is None or until == end.seen))
+    # A position inside an older page leads to where the log ended then: more may have followed.
+    is_at_end = until == end.seen if end else not position.until
+    return Page(events=placed, position=after, is_last=is_whole and is_at_end)
 
 
 def _snapshot() -> str:

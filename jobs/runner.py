@@ -7,6 +7,7 @@ log lines down, and sees to it that a job ends whose time is over or whose cance
 from __future__ import annotations
 
 import logging
+import multiprocessing
 import os
 import re
 import socket
@@ -21,7 +22,7 @@ from uuid import UUID, uuid4
 from django.conf import settings
 from django.db import DatabaseError, InterfaceError, close_old_connections, connection, transaction
 
-from jobs import lifecycle, wakeup
+from jobs import doorbell, lifecycle, wakeup
 from jobs.context import Context, InputFile, Notes
 from jobs.failures import JobCancelled, JobFailure, JobTimedOut, LeaseLost
 from jobs.kinds import get_kind
@@ -38,13 +39,21 @@ HOLD_SECONDS = 10.0
 """How long one bell keeps a worker claiming."""
 BEAT_SECONDS = 5.0
 WRITE_SECONDS = 1.0
+LOOK_SECONDS = 1.0
+"""How often it is looked whether the worker has to stop, while a job runs."""
 PUSH_SECONDS = 0.1
 FORCE_SECONDS = 10.0
 """From telling a handler to stop to ending it by force."""
+RELEASE_SECONDS = 10.0
+"""How long a running job may go on once its worker has to stop; then it is put back for another one."""
 SEEN_SECONDS = 10.0
 RETRY_PAUSE_SECONDS = 0.5
 NUL_ESCAPE = re.compile(r"(?<!\\)(\\\\)*\\u0000")
 """NUL in JSON's text: an escape whose backslash isn't itself escaped. PostgreSQL's jsonb can't hold it."""
+
+
+stopping = multiprocessing.Event()
+"""Set when the worker has to stop; made before prefork children are, so that they see it too."""
 
 
 # --- The process ------------------------------------------------------------------------------------------------------
@@ -123,7 +132,7 @@ def work(queue: str) -> int:
         How many were run.
     """
     worker, done, end_at = this_process(), 0, time.monotonic() + HOLD_SECONDS
-    while time.monotonic() < end_at:
+    while time.monotonic() < end_at and not stopping.is_set():
         close_old_connections()
         jobs = lifecycle.claim(queue, HAND, worker.id)
         for job in jobs:
@@ -165,7 +174,7 @@ def attempt(job: Job, context: Context) -> Outcome | None:
     except JobCancelled:
         return Outcome(job=job, is_cancelled=True)
     except JobTimedOut:
-        return Outcome(job=job, error=timed_out(job))
+        return timed_out(job)
     except JobFailure as failure:
         error = {"code": failure.code, "message": failure.message}
         return Outcome(job=job, error=error, retry=failure.retry, traceback=traceback.format_exc())
@@ -209,8 +218,13 @@ def checked_result(result: Any) -> Any:
     return result
 
 
-def timed_out(job: Job) -> dict[str, Any]:
-    return {"code": "timeout", "message": f"The attempt took longer than {job.timeout_seconds} s."}
+def timed_out(job: Job) -> Outcome:
+    """Tell of an attempt whose time was over; past the whole job's deadline no other one follows."""
+    if job.finish_by and job.finish_by <= statements().now():
+        error = {"code": "deadline_exceeded", "message": f"It did not end within {job.deadline_seconds} s."}
+        return Outcome(job=job, error=error, retry=False)
+    error = {"code": "timeout", "message": f"The attempt took longer than {job.timeout_seconds} s."}
+    return Outcome(job=job, error=error)
 
 
 def settle(watch: Watch, outcome: Outcome) -> bool:
@@ -266,6 +280,7 @@ class Watch:
     next_beat: float
     next_write: float
     force_at: float | None = None
+    release_at: float | None = None
     lock: threading.Lock = field(default_factory=threading.Lock)
 
 
@@ -333,7 +348,8 @@ class Guard(threading.Thread):
     def _pause(self) -> float:
         dues = [min(each.next_beat, each.force_at or each.deadline) for each in self._all()]
         dues += [each.next_write for each in self._all() if each.context.has_notes]
-        return max(0.0, min([*dues, self._next_seen]) - time.monotonic())
+        pause = max(0.0, min([*dues, self._next_seen]) - time.monotonic())
+        return min(pause, LOOK_SECONDS) if dues else pause
 
     def _attend_and_survive(self, watch: Watch) -> None:
         """Attend to a job; a fault of ours is written down and costs no other job its guard."""
@@ -352,6 +368,10 @@ class Guard(threading.Thread):
             self._stop(watch, JobTimedOut("The attempt's time is over."), now)
         if watch.force_at and now >= watch.force_at:
             self._force(watch)
+        elif stopping.is_set():
+            watch.release_at = watch.release_at or now + RELEASE_SECONDS
+            if now >= watch.release_at:
+                self._release(watch)
 
     def _push(self, watch: Watch) -> None:
         progress = watch.context.progress_to_push()
@@ -406,11 +426,24 @@ class Guard(threading.Thread):
                 case JobCancelled():
                     lifecycle.finish([Outcome(job=watch.job, is_cancelled=True)])
                 case JobTimedOut():
-                    lifecycle.conclude([Outcome(job=watch.job, error=timed_out(watch.job))])
+                    lifecycle.conclude([timed_out(watch.job)])
         except (DatabaseError, InterfaceError):  # the lease runs out, and the sweeper sees to it
             logger.warning("%s %s: its end can't be written", watch.job.kind, watch.job.id, exc_info=True)
+        self._leave()
+
+    def _release(self, watch: Watch) -> None:
+        """Put a job back because its worker has to stop."""
+        logger.info("%s %s: put back, the worker stops", watch.job.kind, watch.job.id)
+        self._drop(watch)
+        lifecycle.release(watch.job.id, watch.job.fence)
+        watch.context.stop(LeaseLost("The worker stops."))
+        self._leave()
+
+    def _leave(self) -> None:
+        """Leave a handler that can't be waited for: end the process with it, or count its slot as leaked."""
         if self._process.can_exit:
             wakeup.flush(1.0)
+            doorbell.flush(1.0)
             os._exit(1)
         self._process.leaked += 1
 

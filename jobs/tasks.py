@@ -26,6 +26,12 @@ def end_in_child(**_: Any) -> None:
     runner.end()
 
 
+@signals.worker_shutting_down.connect
+def stop_claiming(**_: Any) -> None:
+    """Let running jobs end for a while, and have those put back that don't."""
+    runner.stopping.set()
+
+
 @signals.worker_ready.connect
 def begin_in_worker(sender: Any, **_: Any) -> None:
     """Introduce a worker whose pool lives in this process."""

@@ -8,7 +8,7 @@ from http import HTTPStatus
 from uuid import UUID
 
 from django.db.models.fields.files import FieldFile
-from django.http import FileResponse, HttpRequest, HttpResponse, HttpResponseBase, StreamingHttpResponse
+from django.http import FileResponse, HttpRequest, HttpResponseBase, StreamingHttpResponse
 from django.utils.http import content_disposition_header
 from django.views.decorators.clickjacking import xframe_options_exempt
 from django.views.decorators.http import require_safe
@@ -59,7 +59,7 @@ def artifact(request: HttpRequest, artifact_id: UUID, name: str) -> HttpResponse
 def _answer(request: HttpRequest, row: Artifact) -> HttpResponseBase:
     asked = RANGE.fullmatch(request.headers.get("Range", ""))
     condition = request.headers.get("If-Range")
-    if not asked or (not asked[1] and not asked[2]) or (condition and condition != f'"{row.sha256}"'):
+    if not asked or not is_sound_range(asked[1], asked[2]) or (condition and condition != f'"{row.sha256}"'):
         whole = FileResponse(row.file.open("rb"), content_type=row.content_type)
         whole["Content-Length"] = str(row.size)
         return whole
@@ -68,17 +68,24 @@ def _answer(request: HttpRequest, row: Artifact) -> HttpResponseBase:
     else:
         first, last = max(0, row.size - int(asked[2])), row.size - 1
     if first > last:
-        response: HttpResponseBase = HttpResponse(status=HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE)
+        response: HttpResponseBase = problem(
+            request, HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE, f"The file has {row.size:,} bytes."
+        )
         response["Content-Range"] = f"bytes */{row.size}"
         return response
     response = StreamingHttpResponse(
-        _part(row.file.open("rb"), first, last + 1 - first),
+        _part(row.file, first, last + 1 - first),
         status=HTTPStatus.PARTIAL_CONTENT,
         content_type=row.content_type,
     )
     response["Content-Range"] = f"bytes {first}-{last}/{row.size}"
     response["Content-Length"] = str(last + 1 - first)
     return response
+
+
+def is_sound_range(first: str, last: str) -> bool:
+    """Tell whether a range is one: `5-2` and `-` are ignored (RFC 9110 §14.1.1)."""
+    return bool(first or last) and not (first and last and int(last) < int(first))
 
 
 def _part(file: FieldFile, first: int, length: int) -> Iterator[bytes]:

@@ -7,6 +7,7 @@ from datetime import timedelta
 from http import HTTPStatus
 
 import redis
+from celery import current_app
 from django.conf import settings
 from django.db import connection
 from django.http import HttpRequest, HttpResponse, JsonResponse
@@ -44,6 +45,9 @@ def _database() -> str:
 
 def _broker() -> str:
     redis.Redis.from_url(settings.REDIS_URL, socket_timeout=1, socket_connect_timeout=1).ping()
+    if settings.CELERY_BROKER_URL != settings.REDIS_URL:
+        with current_app.connection_for_write(connect_timeout=1) as connection:
+            connection.ensure_connection(max_retries=1, interval_start=0, timeout=2)
     return "ok"
 
 

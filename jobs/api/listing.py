@@ -52,6 +52,29 @@ class HasAnyOf(Lookup):
         return sql, [*params, *self.rhs]
 
 
+@JSONField.register_lookup
+class HoldsText(Lookup):  # type: ignore[type-arg]  # generic in the stubs only
+    """Match a JSON object with a member that is one of some strings: `metadata__holds_text=(name, […])`.
+
+    Django's own key lookups read `a__b` as a path and `0` as a place in a list.
+    """
+
+    lookup_name = "holds_text"
+    prepare_rhs = False
+
+    def as_postgresql(self, compiler: Any, connection: Any) -> tuple[str, list[Any]]:
+        left, params = self.process_lhs(compiler, connection)
+        name, texts = self.rhs
+        return f"{left} -> %s::text = ANY(SELECT to_jsonb(unnest(%s::text[])))", [*params, name, list(texts)]
+
+    def as_sqlite(self, compiler: Any, connection: Any) -> tuple[str, list[Any]]:
+        left, params = self.process_lhs(compiler, connection)
+        name, texts = self.rhs
+        places = ", ".join(["%s"] * len(texts))
+        member = f"key = %s AND type = 'text' AND value IN ({places})"
+        return f"EXISTS (SELECT 1 FROM json_each({left}) WHERE {member})", [*params, name, *texts]  # noqa: S608
+
+
 @dataclass(frozen=True, kw_only=True)
 class Found:
     """A page of jobs, newest first, with their files."""
@@ -112,7 +135,7 @@ def _filters(query: QueryDict) -> Q:
         found &= Q(error__code__in=codes)
     for name in query:
         if name.startswith(METADATA):
-            found &= Q(**{f"metadata__{name.removeprefix(METADATA)}__in": _texts(query, name)})
+            found &= Q(metadata__holds_text=(_text(name).removeprefix(METADATA), _texts(query, name)))
     if "createdAfter" in query:
         found &= Q(created_at__gt=_time(query, "createdAfter"))
     if "createdBefore" in query:
@@ -121,10 +144,13 @@ def _filters(query: QueryDict) -> Q:
 
 
 def _texts(query: QueryDict, name: str) -> list[str]:
-    values = query.getlist(name)
-    if any("\0" in each for each in values):
-        raise ValidationError({name: ["This text holds the character NUL."]})
-    return values
+    return [_text(each, name) for each in query.getlist(name)]
+
+
+def _text(text: str, name: str | None = None) -> str:
+    if "\0" in text:
+        raise ValidationError({name or text: ["This text holds the character NUL."]})
+    return text
 
 
 def _limit(query: QueryDict) -> int:

@@ -62,7 +62,9 @@ def _shape(field: serializers.Field[Any, Any, Any, Any]) -> dict[str, Any]:
         case serializers.ChoiceField():
             return {"type": "string", "enum": list(field.choices)}
         case serializers.ListSerializer() | serializers.ListField():
-            return {"type": "array", "items": _field(field.child)} if field.child else {"type": "array"}
+            limits = {"minItems": getattr(field, "min_length", None), "maxItems": getattr(field, "max_length", None)}
+            items = {"items": _field(field.child)} if field.child else {}
+            return {"type": "array", **items, **{name: value for name, value in limits.items() if value is not None}}
         case serializers.Serializer():
             return params_schema(field)
     for known, schema in _TYPES:

@@ -51,36 +51,40 @@ def read_json(body: bytes | str) -> Any:
     return value
 
 
-def check_storable(value: Any, pointer: str = "", depth: int = 0) -> None:
+def check_storable(value: Any, path: tuple[str, ...] = ()) -> None:
     """Refuse what JSON can say and a database can't keep.
+
+    Args:
+        value: what was read.
+        path: the names and places that lead to it.
 
     Raises:
         ValidationError: with the place of the fault.
     """
-    if depth > DEEPEST:
+    if len(path) > DEEPEST:
         raise ValidationError("This is nested too deep.", code="too_deep")
     match value:
         case str() if "\0" in value:
-            raise ValidationError(_at(pointer, "This text holds the character NUL."), code="nul")
+            raise ValidationError(_at(path, "This text holds the character NUL."), code="nul")
         case str() if any("\ud800" <= each <= "\udfff" for each in value):
-            raise ValidationError(_at(pointer, "This text holds half of a surrogate pair."), code="lone_surrogate")
+            raise ValidationError(_at(path, "This text holds half of a surrogate pair."), code="lone_surrogate")
         case float() if value in (float("inf"), float("-inf")):
-            raise ValidationError(_at(pointer, "This number is too large."), code="too_large")
+            raise ValidationError(_at(path, "This number is too large."), code="too_large")
         case int() if abs(value) >= 10**300:
-            raise ValidationError(_at(pointer, "This number is too large."), code="too_large")
+            raise ValidationError(_at(path, "This number is too large."), code="too_large")
         case dict():
             for name, inner in value.items():
-                check_storable(name, pointer, depth + 1)
-                check_storable(inner, f"{pointer}/{name}", depth + 1)
+                check_storable(name, path)
+                check_storable(inner, (*path, name))
         case list():
             for place, inner in enumerate(value):
-                check_storable(inner, f"{pointer}/{place}", depth + 1)
+                check_storable(inner, (*path, str(place)))
 
 
-def _at(pointer: str, message: str) -> Any:
-    """Nest a message under the names of a pointer, as DRF keeps faults."""
+def _at(path: tuple[str, ...], message: str) -> Any:
+    """Nest a message under the names of a path, as DRF keeps faults."""
     nested: Any = [message]
-    for part in reversed(pointer.split("/")[1:]):
+    for part in reversed(path):
         nested = {part: nested}
     return nested
 

@@ -21,11 +21,16 @@ class StrictSerializer(serializers.Serializer[Any]):
     """Refuses names that it doesn't know: a misspelt option must not be ignored."""
 
     def to_internal_value(self, data: Any) -> Any:
-        if isinstance(data, dict):
-            unknown = {name: ["There is no such field."] for name in data if name not in self.fields}
-            if unknown:
-                raise serializers.ValidationError(unknown, code="unknown_field")
-        return super().to_internal_value(data)
+        names = data if isinstance(data, dict) else ()
+        unknown = {name: ["There is no such field."] for name in names if name not in self.fields}
+        if not unknown:
+            return super().to_internal_value(data)
+        faults = serializers.ValidationError(unknown, code="unknown_field")
+        try:
+            super().to_internal_value(data)
+        except serializers.ValidationError as more:
+            faults.detail |= more.detail
+        raise faults
 
 
 class TextField(serializers.CharField):

@@ -10,7 +10,9 @@ from http import HTTPStatus
 from typing import Any
 from uuid import UUID
 
+from django.conf import settings
 from django.contrib.auth.models import Group
+from django.core.exceptions import RequestDataTooBig
 from django.core.files.uploadedfile import UploadedFile
 from django.utils import timezone
 from rest_framework.request import Request
@@ -30,6 +32,8 @@ from jobs.representation import as_time, event_as_dict, single_job_as_dict, stat
 from jobs.subscribers import RefusedSubmission, subscribers
 
 LONGEST_KEY = 255
+MOST_REPLACED = 5
+"""How many jobs one submission replaces that others submit at the same time."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,7 +74,8 @@ def accept_submission(
         UniqueKeyTaken, KeyReused: the promise stands already, and the submission doesn't say to return it.
     """
     serializer = SubmissionSerializer(data=body)
-    serializer.is_valid(raise_exception=True)
+    if not serializer.is_valid():
+        raise ValidationError(serializer.errors | _faults_of_params(serializer.errors, body, parts))
     asked = dict(serializer.validated_data)
     on_conflict, team = asked.pop("on_conflict"), asked.pop("team")
     params, files = check_params(asked["kind"], asked["params"], dict(parts))
@@ -109,25 +114,32 @@ def receipt(accepted: Accepted) -> dict[str, Any]:
 
 
 def _accept(submission: Submission, idempotency: Idempotency | None, on_conflict: str) -> Accepted:
-    try:
-        return Accepted(job=lifecycle.accept([submission], idempotency)[0])
-    except AlreadySubmitted as known:
-        return Accepted(job=known.job, is_replay=True)
-    except UniqueKeyTaken as taken:
-        if on_conflict == "return":
-            return Accepted(job=taken.standing, is_standing=True)
-        if on_conflict == "reject" or taken.standing.status != Status.PENDING:
-            raise
-        lifecycle.cancel(taken.standing.pk)
-        return Accepted(job=lifecycle.accept([submission], idempotency)[0])
+    replaced = 0
+    while True:
+        try:
+            return Accepted(job=lifecycle.accept([submission], idempotency)[0])
+        except AlreadySubmitted as known:
+            return Accepted(job=known.job, is_replay=True)
+        except UniqueKeyTaken as taken:
+            if on_conflict == "return":
+                return Accepted(job=taken.standing, is_standing=True)
+            if on_conflict == "reject" or replaced == MOST_REPLACED or taken.standing.status != Status.PENDING:
+                raise
+            # It may begin or end meanwhile, or another may take its place: then look again.
+            lifecycle.withdraw(taken.standing.pk)
+            replaced += 1
 
 
 def _read(request: Request) -> tuple[dict[str, Any], dict[str, UploadedFile[Any]]]:
     """Read the body: JSON, or a form whose part `job` is that JSON and whose other parts are files."""
     data, parts = request.data, {}
     if request.content_type.startswith("multipart/form-data"):
+        if twins := [name for name in request.FILES if len(request.FILES.getlist(name)) > 1]:
+            raise ValidationError({"params": {name: ["Send one file for this."] for name in twins}})
         parts = dict(request.FILES.items())
         described = parts.pop("job", None)
+        if described and (described.size or 0) > settings.MAX_JSON_BYTES:
+            raise RequestDataTooBig
         text = described.read() if described else request.POST.get("job")
         if not text:
             raise Problem(HTTPStatus.BAD_REQUEST, "The form has no part named job; it carries the submission as JSON.")
@@ -148,6 +160,19 @@ def _check_with_subscribers(asked: Mapping[str, Any]) -> None:
     except RefusedSubmission as refused:
         fault = {"pointer": refused.pointer, "detail": refused.message, "code": refused.code}
         raise Problem(HTTPStatus.UNPROCESSABLE_ENTITY, refused.message, [fault]) from refused
+
+
+def _faults_of_params(
+    faults: Mapping[str, Any], body: Mapping[str, Any], parts: Mapping[str, UploadedFile[Any]]
+) -> dict[str, Any]:
+    """Check the params though the rest is at fault already, so that all faults are told at once."""
+    if "kind" in faults or "params" in faults:
+        return {}
+    try:
+        check_params(body["kind"].strip(), body.get("params", {}), dict(parts))
+    except ValidationError as error:
+        return dict(error.detail) if isinstance(error.detail, dict) else {}
+    return {}
 
 
 def _team_id(owner_id: int, name: str | None) -> int | None:

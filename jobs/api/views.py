@@ -293,7 +293,10 @@ class AllEvents(APIView):
         scope_all, seen_by = request.query_params.get("scope") == "all", viewer(request)
         if streams.is_asked_for(request):
             return streams.granted(Grant(viewer=seen_by, cursor=position.as_cursor(), scope_all=scope_all))
-        page = log.read(position, seen_by.visible(scope_all=scope_all))
+        visible = seen_by.visible(scope_all=scope_all)
+        page = log.read(position, visible)
+        while not page.events and not page.is_last:
+            page = log.read(page.position, visible)
         events = shown_events(event for event, _ in page.events)
         response = Response({"events": events, "next": page.position.as_cursor()})
         if seconds and not events and cursor:

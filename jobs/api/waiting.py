@@ -121,7 +121,7 @@ class HeldAnswers:
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
         if not may_be_held(scope):
-            await self._app(scope, receive, send)
+            await self._app(scope, receive, without_marks(send))
             return
         asking = asyncio.ensure_future(self._ask_until_it_changed(scope))
         leaving = asyncio.ensure_future(client_leaves(receive))
@@ -151,6 +151,17 @@ class HeldAnswers:
                         await bell.wait()
                 bell.clear()
         return answer
+
+
+def without_marks(send: Send) -> Send:
+    """Send an answer that isn't held, without a view's mark."""
+
+    async def send_clean(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            message = Answer(start=message).without(_WAIT).start
+        await send(message)
+
+    return send_clean
 
 
 def may_be_held(scope: Message) -> bool:

@@ -192,14 +192,14 @@ class JobsConsumer(AsyncWebsocketConsumer):
                 await task
 
     def _start(self, key: UUID | None, stream: AsyncGenerator[News]) -> None:
-        self._subscriptions[key] = asyncio.create_task(self._pump(stream))
+        self._subscriptions[key] = asyncio.create_task(self._pump(key, stream))
 
-    async def _pump(self, stream: AsyncGenerator[News]) -> None:
+    async def _pump(self, key: UUID | None, stream: AsyncGenerator[News]) -> None:
         """Send what the hub tells until the watcher is let go."""
         try:
             async with aclosing(stream):
                 async for news in stream:
-                    await self.send(text_data=as_message(news))
+                    await self.send(text_data=as_message(news, has_cursor=key is None))
         except TooSlow:
             await self.close(TOO_SLOW)
         except NoLongerAllowed:
@@ -212,9 +212,9 @@ class JobsConsumer(AsyncWebsocketConsumer):
         await self.send(text_data=as_json(message))
 
 
-def as_message(news: News) -> str:
-    """Write an event's message around its envelope, which is JSON already."""
-    cursor = f'"{news.cursor}"' if news.cursor else "null"
+def as_message(news: News, *, has_cursor: bool) -> str:
+    """Write an event's message around its envelope, which is JSON already; a subscription to one job has no cursor."""
+    cursor = f'"{news.cursor}"' if has_cursor and news.cursor else "null"
     return f'{{"type":"event","cursor":{cursor},"event":{news.text}}}'
 
 

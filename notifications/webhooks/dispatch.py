@@ -26,7 +26,7 @@ from notifications.webhooks import envelope
 from notifications.webhooks.answer import Answer
 from notifications.webhooks.egress import Sender
 from notifications.webhooks.schedule import Verdict, next_attempt, verdict
-from notifications.webhooks.secrets import signing_secrets
+from notifications.webhooks.secrets import SecretUnreadable, signing_secrets
 from notifications.webhooks.signing import signed_headers
 
 logger = logging.getLogger(__name__)
@@ -113,9 +113,16 @@ def next_delivery(endpoint: Endpoint) -> Delivery | None:
 def attempt(delivery: Delivery) -> None:
     """Make one attempt and write down what came of it."""
     begun = statements().now()
+    try:
+        secrets = signing_secrets(delivery, begun)
+    except SecretUnreadable as error:
+        record(
+            delivery, begun, Answer(status_code=None, duration_seconds=0.0, error_code=error.code, error=error.message)
+        )
+        return
     body = envelope.body_of(delivery.event, delivery.job)
     headers = signed_headers(
-        secrets=signing_secrets(delivery, begun),
+        secrets=secrets,
         event_id=str(envelope.id_of(delivery.event, delivery.job)),
         sent_at=begun,
         body=body,

@@ -93,6 +93,16 @@ def test_a_running_job_is_cancelled_within_seconds(client: Client) -> None:
     assert client.finished(job_id, 15)["status"] == "CANCELLED"
 
 
+def test_a_worker_that_has_to_stop_puts_its_job_back_and_nothing_is_counted(stack: Stack, client: Client) -> None:
+    job_id = client.submit(params={"seconds": 15, "steps": 150}, maxAttempts=1)
+    client.get(f"/api/jobs/{job_id}/events?after=1&wait=10")
+    stack.supervisor.restart("worker")
+    done = client.finished(job_id, 50)
+    assert (done["status"], done["attempt"], done["error"]) == ("COMPLETED", 1, None)
+    types = [each["type"] for each in client.get(f"/api/jobs/{job_id}/events").json()["events"]]
+    assert types == ["job.accepted", "job.started", "job.retrying", "job.started", "job.log", "job.completed"]
+
+
 def test_a_killed_worker_costs_an_attempt_and_not_the_job(stack: Stack, client: Client) -> None:
     job_id = client.submit(params={"seconds": 4, "steps": 40})
     client.get(f"/api/jobs/{job_id}/events?after=1&wait=10")
