@@ -137,6 +137,8 @@ def _read(request: Request) -> tuple[dict[str, Any], dict[str, UploadedFile[Any]
         if twins := [name for name in request.FILES if len(request.FILES.getlist(name)) > 1]:
             raise ValidationError({"params": {name: ["Send one file for this."] for name in twins}})
         parts = dict(request.FILES.items())
+        if any((file.size or 0) > settings.MAX_UPLOAD_BYTES for file in parts.values()):
+            raise RequestDataTooBig
         described = parts.pop("job", None)
         if described and (described.size or 0) > settings.MAX_JSON_BYTES:
             raise RequestDataTooBig

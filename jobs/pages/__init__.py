@@ -1,0 +1,1 @@
+"""The pages of the jobs room: whole without script, and live with it."""
