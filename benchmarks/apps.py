@@ -1,0 +1,7 @@
+from django.apps import AppConfig
+
+
+class BenchmarksConfig(AppConfig):
+    """Kinds for the benchmarks; installed by `KABAR_APPS=benchmarks` and never by default."""
+
+    name = "benchmarks"

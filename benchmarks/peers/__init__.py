@@ -1,0 +1,1 @@
+"""What the benchmarks run beside Kabar: what one would write without it."""
