@@ -14,6 +14,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from django.conf import settings
@@ -53,7 +54,7 @@ class Kind:
     queue: str
     retention: timedelta
 
-    @property
+    @cached_property
     def file_params(self) -> list[str]:
         """Names of the parameters that are files."""
         return [name for name, field in self.params().fields.items() if isinstance(field, UploadField)]

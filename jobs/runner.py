@@ -14,16 +14,17 @@ import socket
 import threading
 import time
 import traceback
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import Any
 from uuid import UUID, uuid4
 
 from django.conf import settings
-from django.db import DatabaseError, InterfaceError, close_old_connections, connection, transaction
+from django.db import DatabaseError, InterfaceError, close_old_connections, connection, connections, transaction
 
 from jobs import doorbell, lifecycle, wakeup
-from jobs.context import Context, InputFile, Notes
+from jobs.context import Context, InputFile, Notes, clean_text, storable
 from jobs.failures import JobCancelled, JobFailure, JobTimedOut, LeaseLost
 from jobs.kinds import get_kind
 from jobs.lifecycle import LEASE_SECONDS, Beat, Outcome
@@ -48,6 +49,7 @@ RELEASE_SECONDS = 10.0
 """How long a running job may go on once its worker has to stop; then it is put back for another one."""
 SEEN_SECONDS = 10.0
 RETRY_PAUSE_SECONDS = 0.5
+DEEPEST_RESULT = 100
 NUL_ESCAPE = re.compile(r"(?<!\\)(\\\\)*\\u0000")
 """NUL in JSON's text: an escape whose backslash isn't itself escaped. PostgreSQL's jsonb can't hold it."""
 
@@ -154,6 +156,7 @@ def run(job: Job) -> None:
         guard().release(watch)
     if connection.in_atomic_block:  # the handler left a transaction open: nothing of it may stay
         connection.close()
+        del connections[connection.alias]  # Django opens none again that was closed inside a transaction
     if outcome is None:
         logger.warning("%s %s: the lease was lost, its result is dropped", job.kind, job.id)
         return
@@ -176,18 +179,23 @@ def attempt(job: Job, context: Context) -> Outcome | None:
     except JobTimedOut:
         return timed_out(job)
     except JobFailure as failure:
-        error = {"code": failure.code, "message": failure.message}
-        return Outcome(job=job, error=error, retry=failure.retry, traceback=traceback.format_exc())
-    except (Exception, SystemExit) as fault:
+        error = {"code": clean_text(failure.code), "message": clean_text(failure.message)}
+        return Outcome(job=job, error=error, retry=failure.retry, traceback=storable(traceback.format_exc()))
+    except KeyboardInterrupt:
+        raise
+    except BaseException as fault:  # SystemExit and asyncio's CancelledError too: they are the handler's, not ours
         logger.warning("%s %s: attempt %d failed", job.kind, job.id, job.attempt, exc_info=True)
         message = f"The job's code failed with {type(fault).__name__}. Its operator can see the details."
-        return Outcome(job=job, error={"code": "handler_failed", "message": message}, traceback=traceback.format_exc())
+        error = {"code": "handler_failed", "message": message}
+        return Outcome(job=job, error=error, traceback=storable(traceback.format_exc()))
 
 
 def arguments(job: Job) -> dict[str, Any]:
     """Make the handler's params of the row's: defaults and types by the kind's serializer, files opened by name."""
     kind = get_kind(job.kind)
-    uploads = {each.param: each.upload for each in JobUpload.objects.filter(job=job).select_related("upload")}
+    uploads = {}
+    if kind.file_params:
+        uploads = {each.param: each.upload for each in JobUpload.objects.filter(job=job).select_related("upload")}
     plain = {name: value for name, value in job.params.items() if name not in uploads}
     serializer = kind.params(data=plain, partial=True)
     serializer.is_valid(raise_exception=True)
@@ -208,6 +216,8 @@ def checked_result(result: Any) -> Any:
         size = len(text.encode())
     except (TypeError, ValueError, RecursionError) as error:
         raise JobFailure("result_invalid", "The job returned something that isn't JSON.") from error
+    if is_nested_deeper(result, DEEPEST_RESULT):
+        raise JobFailure("result_invalid", f"The job returned JSON that is nested over {DEEPEST_RESULT} levels deep.")
     if NUL_ESCAPE.search(text):
         raise JobFailure("result_invalid", "The job returned text that holds the character NUL.")
     if size > settings.MAX_RESULT_BYTES:
@@ -216,6 +226,19 @@ def checked_result(result: Any) -> Any:
             f"The job returned {size:,} bytes; over {settings.MAX_RESULT_BYTES:,} attach a file instead.",
         )
     return result
+
+
+def is_nested_deeper(value: Any, most: int) -> bool:
+    """Tell whether JSON is nested over so many levels deep; readers of it have recursion limits."""
+    level = [value]
+    for _ in range(most + 1):
+        level = [
+            inner
+            for each in level
+            if isinstance(each, dict | list | tuple)
+            for inner in (each.values() if isinstance(each, dict) else each)
+        ]
+    return bool(level)
 
 
 def timed_out(job: Job) -> Outcome:
@@ -237,10 +260,9 @@ def settle(watch: Watch, outcome: Outcome) -> bool:
     give_up_at = time.monotonic() + LEASE_SECONDS
     while True:
         try:
-            with transaction.atomic():
-                if notes.lines and not lifecycle.beat([_beat(watch, notes)]):
-                    return _has_ended(watch.job)
-                return bool(lifecycle.conclude([outcome])) or _has_ended(watch.job)
+            with transaction.atomic() if notes.lines else nullcontext():
+                is_ours = not notes.lines or bool(lifecycle.beat([_beat(watch, notes)]))
+                return (is_ours and bool(lifecycle.conclude([outcome]))) or _has_ended(watch.job)
         except (DatabaseError, InterfaceError):
             logger.warning("%s %s: its end can't be written yet", watch.job.kind, watch.job.id, exc_info=True)
             connection.close()
@@ -294,6 +316,13 @@ class Guard(threading.Thread):
         self._watches: list[Watch] = []
         self._lock = threading.Lock()
         self._next_seen = 0.0
+        self._is_closed = False
+
+    def close(self) -> None:
+        """End the thread and its connection; jobs that are still under guard are left to their leases."""
+        self._is_closed = True
+        self.news.set()
+        self.join()
 
     def watch(self, job: Job, context: Context) -> Watch:
         """Take a job under guard."""
@@ -330,7 +359,7 @@ class Guard(threading.Thread):
         if connection.vendor == "sqlite":
             with connection.cursor() as cursor:  # a handler's own transaction may hold the only writer: ask again later
                 cursor.execute("PRAGMA busy_timeout = 5000")
-        while True:
+        while not self._is_closed:
             has_news = self.news.wait(timeout=self._pause())
             self.news.clear()
             for watch in self._all():
@@ -340,6 +369,7 @@ class Guard(threading.Thread):
             self._tell_seen()
             if has_news:
                 time.sleep(PUSH_SECONDS)
+        connection.close()
 
     def _all(self) -> list[Watch]:
         with self._lock:
@@ -365,7 +395,7 @@ class Guard(threading.Thread):
         if now >= watch.next_beat or (now >= watch.next_write and watch.context.has_notes):
             self._write(watch, now)
         if now >= watch.deadline:
-            self._stop(watch, JobTimedOut("The attempt's time is over."), now)
+            self._tell_to_stop(watch, JobTimedOut("The attempt's time is over."), now)
         if watch.force_at and now >= watch.force_at:
             self._force(watch)
         elif stopping.is_set():
@@ -402,18 +432,18 @@ class Guard(threading.Thread):
             watch.context.put_back(notes)
             connection.close()
             if now - watch.held_at > LEASE_SECONDS:
-                self._stop(watch, LeaseLost("The lease ran out."), now)
+                self._tell_to_stop(watch, LeaseLost("The lease ran out."), now)
             return
         if held is None:
-            self._stop(watch, LeaseLost("The job was given to another worker."), now)
+            self._tell_to_stop(watch, LeaseLost("The job was given to another worker."), now)
             return
         watch.held_at = now
         watch.version = held.version
         watch.job.sequence = held.sequence
         if held.is_cancelled:
-            self._stop(watch, JobCancelled("The job is to be cancelled."), now)
+            self._tell_to_stop(watch, JobCancelled("The job is to be cancelled."), now)
 
-    def _stop(self, watch: Watch, reason: JobTimedOut | JobCancelled | LeaseLost, now: float) -> None:
+    def _tell_to_stop(self, watch: Watch, reason: JobTimedOut | JobCancelled | LeaseLost, now: float) -> None:
         watch.context.stop(reason)
         watch.force_at = watch.force_at or now + FORCE_SECONDS
 

@@ -9,111 +9,195 @@ import notifications.models
 
 
 class Migration(migrations.Migration):
-
     initial = True
 
     dependencies = [
-        ('auth', '0012_alter_user_first_name_max_length'),
-        ('jobs', '0002_log'),
+        ("auth", "0012_alter_user_first_name_max_length"),
+        ("jobs", "0002_log"),
         migrations.swappable_dependency(settings.AUTH_USER_MODEL),
     ]
 
     operations = [
         migrations.CreateModel(
-            name='CallbackSecret',
+            name="CallbackSecret",
             fields=[
-                ('user', models.OneToOneField(on_delete=django.db.models.deletion.CASCADE, primary_key=True, related_name='+', serialize=False, to=settings.AUTH_USER_MODEL)),
-                ('secret', encrypted_fields.fields.EncryptedTextField()),
-                ('previous_secret', encrypted_fields.fields.EncryptedTextField(blank=True, null=True)),
-                ('previous_secret_until', models.DateTimeField(blank=True, null=True)),
+                (
+                    "user",
+                    models.OneToOneField(
+                        on_delete=django.db.models.deletion.CASCADE,
+                        primary_key=True,
+                        related_name="+",
+                        serialize=False,
+                        to=settings.AUTH_USER_MODEL,
+                    ),
+                ),
+                ("secret", encrypted_fields.fields.EncryptedTextField()),
+                ("previous_secret", encrypted_fields.fields.EncryptedTextField(blank=True, null=True)),
+                ("previous_secret_until", models.DateTimeField(blank=True, null=True)),
             ],
         ),
         migrations.CreateModel(
-            name='Endpoint',
+            name="Endpoint",
             fields=[
-                ('id', models.UUIDField(default=notifications.models.new_id, editable=False, primary_key=True, serialize=False)),
-                ('host', models.CharField(help_text='scheme, host and port', max_length=300)),
-                ('owner', models.UUIDField(help_text='the process that sends to it now', null=True)),
-                ('owned_until', models.DateTimeField(null=True)),
-                ('limit', models.PositiveSmallIntegerField(default=1, help_text='most in flight at once')),
-                ('open_until', models.DateTimeField(help_text='nothing is sent before, after repeated failure', null=True)),
-                ('failing_since', models.DateTimeField(null=True)),
-                ('user', models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, related_name='+', to=settings.AUTH_USER_MODEL)),
+                (
+                    "id",
+                    models.UUIDField(
+                        default=notifications.models.new_id, editable=False, primary_key=True, serialize=False
+                    ),
+                ),
+                ("host", models.CharField(help_text="scheme, host and port", max_length=300)),
+                ("owner", models.UUIDField(help_text="the process that sends to it now", null=True)),
+                ("owned_until", models.DateTimeField(null=True)),
+                ("limit", models.PositiveSmallIntegerField(default=1, help_text="most in flight at once")),
+                (
+                    "open_until",
+                    models.DateTimeField(help_text="nothing is sent before, after repeated failure", null=True),
+                ),
+                ("failing_since", models.DateTimeField(null=True)),
+                (
+                    "user",
+                    models.ForeignKey(
+                        on_delete=django.db.models.deletion.CASCADE, related_name="+", to=settings.AUTH_USER_MODEL
+                    ),
+                ),
             ],
         ),
         migrations.CreateModel(
-            name='Webhook',
+            name="Webhook",
             fields=[
-                ('id', models.UUIDField(default=notifications.models.new_id, editable=False, primary_key=True, serialize=False)),
-                ('url', models.TextField()),
-                ('event_types', models.JSONField(default=list)),
-                ('kinds', models.JSONField(blank=True, default=list, help_text='empty: all')),
-                ('is_active', models.BooleanField(default=True)),
-                ('disabled_reason', models.CharField(blank=True, default='', max_length=200)),
-                ('failing_since', models.DateTimeField(null=True)),
-                ('secret', encrypted_fields.fields.EncryptedTextField()),
-                ('previous_secret', encrypted_fields.fields.EncryptedTextField(blank=True, null=True)),
-                ('previous_secret_until', models.DateTimeField(blank=True, null=True)),
-                ('created_at', models.DateTimeField(auto_now_add=True)),
-                ('endpoint', models.ForeignKey(on_delete=django.db.models.deletion.PROTECT, related_name='+', to='notifications.endpoint')),
-                ('owner', models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, related_name='webhooks', to=settings.AUTH_USER_MODEL)),
+                (
+                    "id",
+                    models.UUIDField(
+                        default=notifications.models.new_id, editable=False, primary_key=True, serialize=False
+                    ),
+                ),
+                ("url", models.TextField()),
+                ("event_types", models.JSONField(default=list)),
+                ("kinds", models.JSONField(blank=True, default=list, help_text="empty: all")),
+                ("is_active", models.BooleanField(default=True)),
+                ("disabled_reason", models.CharField(blank=True, default="", max_length=200)),
+                ("failing_since", models.DateTimeField(null=True)),
+                ("secret", encrypted_fields.fields.EncryptedTextField()),
+                ("previous_secret", encrypted_fields.fields.EncryptedTextField(blank=True, null=True)),
+                ("previous_secret_until", models.DateTimeField(blank=True, null=True)),
+                ("created_at", models.DateTimeField(auto_now_add=True)),
+                (
+                    "endpoint",
+                    models.ForeignKey(
+                        on_delete=django.db.models.deletion.PROTECT, related_name="+", to="notifications.endpoint"
+                    ),
+                ),
+                (
+                    "owner",
+                    models.ForeignKey(
+                        on_delete=django.db.models.deletion.CASCADE,
+                        related_name="webhooks",
+                        to=settings.AUTH_USER_MODEL,
+                    ),
+                ),
             ],
         ),
         migrations.CreateModel(
-            name='Delivery',
+            name="Delivery",
             fields=[
-                ('id', models.UUIDField(default=notifications.models.new_id, editable=False, primary_key=True, serialize=False)),
-                ('is_callback', models.BooleanField(help_text="for the job's callbackUrl, and not for a webhook")),
-                ('url', models.TextField()),
-                ('status', models.CharField(choices=[('PENDING', 'Pending'), ('DELIVERED', 'Delivered'), ('FAILED', 'Failed')], default='PENDING', max_length=9)),
-                ('attempts', models.PositiveSmallIntegerField(default=0)),
-                ('next_attempt_at', models.DateTimeField(null=True)),
-                ('created_at', models.DateTimeField()),
-                ('finished_at', models.DateTimeField(null=True)),
-                ('event', models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, related_name='deliveries', to='jobs.event')),
-                ('job', models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, related_name='deliveries', to='jobs.job')),
-                ('endpoint', models.ForeignKey(on_delete=django.db.models.deletion.PROTECT, related_name='deliveries', to='notifications.endpoint')),
-                ('webhook', models.ForeignKey(null=True, on_delete=django.db.models.deletion.SET_NULL, related_name='deliveries', to='notifications.webhook')),
+                (
+                    "id",
+                    models.UUIDField(
+                        default=notifications.models.new_id, editable=False, primary_key=True, serialize=False
+                    ),
+                ),
+                ("is_callback", models.BooleanField(help_text="for the job's callbackUrl, and not for a webhook")),
+                ("url", models.TextField()),
+                (
+                    "status",
+                    models.CharField(
+                        choices=[("PENDING", "Pending"), ("DELIVERED", "Delivered"), ("FAILED", "Failed")],
+                        default="PENDING",
+                        max_length=9,
+                    ),
+                ),
+                ("attempts", models.PositiveSmallIntegerField(default=0)),
+                ("next_attempt_at", models.DateTimeField(null=True)),
+                ("created_at", models.DateTimeField()),
+                ("finished_at", models.DateTimeField(null=True)),
+                (
+                    "event",
+                    models.ForeignKey(
+                        on_delete=django.db.models.deletion.CASCADE, related_name="deliveries", to="jobs.event"
+                    ),
+                ),
+                (
+                    "job",
+                    models.ForeignKey(
+                        on_delete=django.db.models.deletion.CASCADE, related_name="deliveries", to="jobs.job"
+                    ),
+                ),
+                (
+                    "endpoint",
+                    models.ForeignKey(
+                        on_delete=django.db.models.deletion.PROTECT,
+                        related_name="deliveries",
+                        to="notifications.endpoint",
+                    ),
+                ),
+                (
+                    "webhook",
+                    models.ForeignKey(
+                        null=True,
+                        on_delete=django.db.models.deletion.SET_NULL,
+                        related_name="deliveries",
+                        to="notifications.webhook",
+                    ),
+                ),
             ],
             options={
-                'verbose_name_plural': 'deliveries',
+                "verbose_name_plural": "deliveries",
             },
         ),
         migrations.CreateModel(
-            name='DeliveryAttempt',
+            name="DeliveryAttempt",
             fields=[
-                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
-                ('number', models.PositiveSmallIntegerField()),
-                ('at', models.DateTimeField()),
-                ('duration_seconds', models.FloatField()),
-                ('status_code', models.PositiveSmallIntegerField(null=True)),
-                ('answer_start', models.TextField(default='', help_text='the first 4 KiB')),
-                ('error_code', models.CharField(default='', max_length=40)),
-                ('error', models.TextField(default='')),
-                ('delivery', models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, related_name='tries', to='notifications.delivery')),
+                ("id", models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name="ID")),
+                ("number", models.PositiveSmallIntegerField()),
+                ("at", models.DateTimeField()),
+                ("duration_seconds", models.FloatField()),
+                ("status_code", models.PositiveSmallIntegerField(null=True)),
+                ("answer_start", models.TextField(default="", help_text="the first 4 KiB")),
+                ("error_code", models.CharField(default="", max_length=40)),
+                ("error", models.TextField(default="")),
+                (
+                    "delivery",
+                    models.ForeignKey(
+                        on_delete=django.db.models.deletion.CASCADE, related_name="tries", to="notifications.delivery"
+                    ),
+                ),
             ],
             options={
-                'constraints': [models.UniqueConstraint(fields=('delivery', 'number'), name='attempt_number')],
+                "constraints": [models.UniqueConstraint(fields=("delivery", "number"), name="attempt_number")],
             },
         ),
         migrations.AddConstraint(
-            model_name='endpoint',
-            constraint=models.UniqueConstraint(fields=('user', 'host'), name='endpoint_user_host'),
+            model_name="endpoint",
+            constraint=models.UniqueConstraint(fields=("user", "host"), name="endpoint_user_host"),
         ),
         migrations.AddIndex(
-            model_name='webhook',
-            index=models.Index(condition=models.Q(('is_active', True)), fields=['owner'], name='webhook_active'),
+            model_name="webhook",
+            index=models.Index(condition=models.Q(("is_active", True)), fields=["owner"], name="webhook_active"),
         ),
         migrations.AddIndex(
-            model_name='delivery',
-            index=models.Index(condition=models.Q(('status', 'PENDING')), fields=['endpoint', 'next_attempt_at'], name='delivery_due'),
+            model_name="delivery",
+            index=models.Index(
+                condition=models.Q(("status", "PENDING")), fields=["endpoint", "next_attempt_at"], name="delivery_due"
+            ),
         ),
         migrations.AddConstraint(
-            model_name='delivery',
-            constraint=models.UniqueConstraint(fields=('event', 'webhook'), name='delivery_event_webhook'),
+            model_name="delivery",
+            constraint=models.UniqueConstraint(fields=("event", "webhook"), name="delivery_event_webhook"),
         ),
         migrations.AddConstraint(
-            model_name='delivery',
-            constraint=models.UniqueConstraint(condition=models.Q(('is_callback', True)), fields=('event',), name='delivery_event_callback'),
+            model_name="delivery",
+            constraint=models.UniqueConstraint(
+                condition=models.Q(("is_callback", True)), fields=("event",), name="delivery_event_callback"
+            ),
         ),
     ]

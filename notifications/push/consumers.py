@@ -19,6 +19,7 @@ from channels.db import database_sync_to_async
 from channels.generic.websocket import AsyncWebsocketConsumer
 from django.conf import settings
 from django.db import DatabaseError, InterfaceError
+from django.http.request import split_domain_port, validate_host
 
 from jobs import log
 from jobs.api.listing import with_artifacts
@@ -131,7 +132,9 @@ class JobsConsumer(AsyncWebsocketConsumer):
             viewer: Viewer | None = await database_sync_to_async(viewer_by_token)(token.strip())
             return viewer
         user = self.scope.get("user")
-        if user is None or not is_own_origin(headers.get(b"origin", b"").decode("latin-1")):
+        if user is None or not is_own_origin(
+            headers.get(b"origin", b"").decode("latin-1"), headers.get(b"host", b"").decode("latin-1")
+        ):
             return None
         viewer = await database_sync_to_async(viewer_by_session)(user)
         return viewer
@@ -259,9 +262,17 @@ def read_after(message: dict[str, Any]) -> int | None:
     return after
 
 
-def is_own_origin(origin: str) -> bool:
-    """Tell whether a page that brings a session cookie is one of ours (cross-site WebSocket hijacking)."""
-    return bool(origin) and origin in {_origin(settings.PUBLIC_URL), *settings.CORS_ALLOWED_ORIGINS}
+def is_own_origin(origin: str, host: str) -> bool:
+    """Tell whether a page that brings a session cookie is one of ours (cross-site WebSocket hijacking).
+
+    Args:
+        origin: where the page is from, as its browser says.
+        host: what the browser calls us; one of ALLOWED_HOSTS, or it could be made to call us by any name.
+    """
+    if origin in {_origin(settings.PUBLIC_URL), *settings.CORS_ALLOWED_ORIGINS}:
+        return True
+    is_known = validate_host(split_domain_port(host)[0], settings.ALLOWED_HOSTS)
+    return is_known and origin in (f"http://{host}", f"https://{host}")
 
 
 def _origin(url: str) -> str:

@@ -31,10 +31,10 @@ from notifications.webhooks.signing import signed_headers
 
 logger = logging.getLogger(__name__)
 
-LEASE_SECONDS = 30
-"""Longer than any exchange can take."""
 HOLD_SECONDS = 10.0
 """How long an endpoint with more and more to send keeps its thread, before another one has its turn."""
+LEASE_SECONDS = 30
+"""Longer than a hold and the exchange that begins at its end, of 15 s at most: it need not be renewed."""
 
 
 def deliver() -> int:
@@ -77,23 +77,16 @@ def serve(endpoint: Endpoint) -> int:
         How many attempts were made.
     """
     sent, end_at = 0, time.monotonic() + HOLD_SECONDS
-    owner = endpoint.owner
     try:
-        while time.monotonic() < end_at and keep(endpoint):
+        while time.monotonic() < end_at:
             delivery = next_delivery(endpoint)
             if delivery is None:
                 break
             attempt(delivery)
             sent += 1
     finally:
-        Endpoint.objects.filter(pk=endpoint.pk, owner=owner).update(owner=None, owned_until=statements().now())
+        Endpoint.objects.filter(pk=endpoint.pk, owner=endpoint.owner).update(owner=None, owned_until=statements().now())
     return sent
-
-
-def keep(endpoint: Endpoint) -> bool:
-    """Renew the ownership; False if it went to somebody else."""
-    until = statements().now() + timedelta(seconds=LEASE_SECONDS)
-    return bool(Endpoint.objects.filter(pk=endpoint.pk, owner=endpoint.owner).update(owned_until=until))
 
 
 def next_delivery(endpoint: Endpoint) -> Delivery | None:
@@ -104,7 +97,7 @@ def next_delivery(endpoint: Endpoint) -> Delivery | None:
             endpoint=endpoint, status=DeliveryStatus.PENDING, next_attempt_at__lte=statements().now()
         )
         .order_by("next_attempt_at", "id")
-        .select_related("webhook", "event", "job")
+        .select_related("webhook", "event", "job", "endpoint")
         .prefetch_related(files)
         .first()
     )
@@ -116,9 +109,8 @@ def attempt(delivery: Delivery) -> None:
     try:
         secrets = signing_secrets(delivery, begun)
     except SecretUnreadable as error:
-        record(
-            delivery, begun, Answer(status_code=None, duration_seconds=0.0, error_code=error.code, error=error.message)
-        )
+        unsent = Answer(status_code=None, duration_seconds=0.0, error_code=error.code, error=error.message)
+        record(delivery, begun, unsent)
         return
     body = envelope.body_of(delivery.event, delivery.job)
     headers = signed_headers(
