@@ -17,8 +17,9 @@ from tests.servers import NEW_DATABASE_URL
 Report = TypeVar("Report", pytest.TestReport, pytest.CollectReport)
 
 REQUIRE_ALL = os.environ.get("KABAR_REQUIRE_ALL") == "1"
-# A test that asks for one of these, itself or through another fixture, touches the database.
+# A test that asks for one of these, itself or through another fixture, or is so marked, touches the database.
 DATABASE_FIXTURES = {"db", "transactional_db", "live_server", "django_db_setup", "new_database_url"}
+DATABASE_MARKERS = ("django_db", "sqlite_only", "postgresql_only")
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 
 
@@ -46,33 +47,34 @@ def chromium() -> Path:
 
 
 def pytest_report_header(config: pytest.Config) -> str:
-    specs: list[str] = config.getoption("tx")
-    return f"database: {', '.join(specs) or config.getoption('database')}"
+    if config.getoption("tx"):
+        return "databases: as each worker is told"
+    return f"database: {config.getoption('database')}, part: {config.getoption('part')}"
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out what belongs to the other database, and on PostgreSQL what the run on SQLite does."""
+    """Leave out what belongs to the other database or to another part; tests without any run on SQLite alone."""
     database: str = config.getoption("database")
-    kept = [item for item in items if _belongs(item, database)]
+    part: str = "database" if database == "postgresql" else config.getoption("part")
+    kept = [item for item in items if _is_for(item, database) and part in ("all", _part_of(item))]
     if left_out := [item for item in items if item not in set(kept)]:
         config.hook.pytest_deselected(items=left_out)
         items[:] = kept
 
 
-def _belongs(item: pytest.Item, database: str) -> bool:
-    if database == "sqlite":
-        return item.get_closest_marker("postgresql_only") is None
-    return item.get_closest_marker("sqlite_only") is None and _touches_the_database(item)
+def _is_for(item: pytest.Item, database: str) -> bool:
+    other = "postgresql_only" if database == "sqlite" else "sqlite_only"
+    return item.get_closest_marker(other) is None
 
 
-def _touches_the_database(item: pytest.Item) -> bool:
+def _part_of(item: pytest.Item) -> str:
     cls = getattr(item, "cls", None)
-    return (
-        item.get_closest_marker("django_db") is not None
-        or item.get_closest_marker("postgresql_only") is not None
+    touches_the_database = (
+        any(item.get_closest_marker(name) for name in DATABASE_MARKERS)
         or not DATABASE_FIXTURES.isdisjoint(getattr(item, "fixturenames", ()))
         or (cls is not None and issubclass(cls, TransactionTestCase))
     )
+    return "database" if touches_the_database else "rest"
 
 
 @pytest.hookimpl(wrapper=True)

