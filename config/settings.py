@@ -286,6 +286,11 @@ SPECTACULAR_SETTINGS = {
     "SCHEMA_PATH_PREFIX": "/api",
     "SERVERS": [{"url": PUBLIC_URL}],
     "COMPONENT_SPLIT_REQUEST": True,
+    "ENUM_NAME_OVERRIDES": {
+        "JobStatus": "jobs.models.Status",
+        "DeliveryStatus": "notifications.models.DeliveryStatus",
+        "ReceiptStatus": ["ACCEPTED"],
+    },
 }
 
 # --- Language, time, static files -------------------------------------------------------------------------------------

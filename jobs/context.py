@@ -29,6 +29,7 @@ LOG_LEVELS = ("debug", "info", "warning", "error")
 MOST_LINE_CHARACTERS = 2000
 MOST_LINES = 1000
 """A job keeps this many lines of its handler's log."""
+LARGEST_NUMBER = 2**63
 NAMESPACE = UUID("01931f6a-7c00-7000-8000-6b6162617200")
 
 
@@ -125,6 +126,7 @@ class Context:
             JobCancelled, JobTimedOut, LeaseLost: the work should stop. Let them pass.
         """
         self._check()
+        percent, current, total = as_number(percent), as_number(current), as_number(total)
         if percent is None and current is not None and total:
             percent = 100.0 * current / total
         if percent is not None:
@@ -257,9 +259,22 @@ class Context:
             raise self._stop
 
 
+def as_number(value: float | None) -> float | None:
+    """Make a number that JSON can hold of whatever a handler counts with; None of NaN and the infinite."""
+    if value is None:
+        return None
+    number = int(value) if isinstance(value, int) else float(value)
+    return number if abs(number) < LARGEST_NUMBER else None
+
+
+def storable(text: str) -> str:
+    """Make text that any database and JSON parser takes: no NUL, no lone surrogate."""
+    return text.replace("\0", "\N{REPLACEMENT CHARACTER}").encode("utf-8", "replace").decode()
+
+
 def clean_text(text: str) -> str:
-    """Make text that any database and JSON parser takes: no NUL, no lone surrogate, not too long."""
-    return text.replace("\0", "\N{REPLACEMENT CHARACTER}").encode("utf-8", "replace").decode()[:MOST_LINE_CHARACTERS]
+    """Make a storable text that isn't too long."""
+    return storable(str(text))[:MOST_LINE_CHARACTERS]
 
 
 @contextmanager

@@ -158,5 +158,6 @@ class KeptProcess:
 
 def _ending(returncode: int) -> str:
     if returncode < 0:
-        return f"was killed by {signal.Signals(-returncode).name}"
+        names = {number.value: number.name for number in signal.Signals}  # real-time signals have none
+        return f"was killed by {names.get(-returncode, f'signal {-returncode}')}"
     return f"ended with code {returncode}"

@@ -53,7 +53,7 @@ class HasAnyOf(Lookup):
 
 
 @JSONField.register_lookup
-class HoldsText(Lookup):  # type: ignore[type-arg]  # generic in the stubs only
+class HoldsText(Lookup):
     """Match a JSON object with a member that is one of some strings: `metadata__holds_text=(name, […])`.
 
     Django's own key lookups read `a__b` as a path and `0` as a place in a list.

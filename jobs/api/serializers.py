@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import Any, cast
 
 from django.core.serializers.json import DjangoJSONEncoder
 from rest_framework import serializers
+from rest_framework.exceptions import ErrorDetail
 
 from jobs.failures import UnknownKind
 from jobs.kinds import UploadField, get_kind
@@ -22,15 +23,17 @@ class StrictSerializer(serializers.Serializer[Any]):
 
     def to_internal_value(self, data: Any) -> Any:
         names = data if isinstance(data, dict) else ()
-        unknown = {name: ["There is no such field."] for name in names if name not in self.fields}
+        unknown = [name for name in names if name not in self.fields]
         if not unknown:
             return super().to_internal_value(data)
-        faults = serializers.ValidationError(unknown, code="unknown_field")
+        faults: dict[str, Any] = {
+            name: [ErrorDetail("There is no such field.", code="unknown_field")] for name in unknown
+        }
         try:
             super().to_internal_value(data)
         except serializers.ValidationError as more:
-            faults.detail |= more.detail
-        raise faults
+            faults |= dict(cast(dict[str, Any], more.detail))
+        raise serializers.ValidationError(faults)
 
 
 class TextField(serializers.CharField):
@@ -154,7 +157,7 @@ class JobSerializer(serializers.Serializer[Any]):
     status = serializers.ChoiceField(Status.choices)
     done = serializers.BooleanField()
     progress = ProgressSerializer(allow_null=True)
-    result = serializers.JSONField(allow_null=True)
+    result = serializers.JSONField(help_text="Any JSON; null until the job is `COMPLETED`.")
     resultUrl = serializers.URLField(allow_null=True)
     artifacts = ArtifactSerializer(many=True)
     error = ErrorSerializer(allow_null=True)

@@ -51,6 +51,12 @@ PROBLEMS = {
     422: ProblemSerializer,
     503: ProblemSerializer,
 }
+JOB_OR_UNCHANGED = {
+    200: SingleJobSerializer,
+    304: OpenApiResponse(description="As `If-None-Match` has it."),
+    **PROBLEMS,
+}
+IF_NONE_MATCH = OpenApiParameter("If-None-Match", str, OpenApiParameter.HEADER)
 WAIT = OpenApiParameter("wait", int, description="Hold the answer up to so many seconds (1 to 60) until it changes.")
 
 
@@ -150,15 +156,7 @@ class Jobs(APIView):
 class OneJob(APIView):
     """One job."""
 
-    @extend_schema(
-        operation_id="getJob",
-        responses={
-            200: SingleJobSerializer,
-            304: OpenApiResponse(description="As `If-None-Match` has it."),
-            **PROBLEMS,
-        },
-        parameters=[WAIT, OpenApiParameter("If-None-Match", str, OpenApiParameter.HEADER)],
-    )
+    @extend_schema(operation_id="getJob", responses=JOB_OR_UNCHANGED, parameters=[WAIT, IF_NONE_MATCH])
     def get(self, request: Request, job_id: UUID) -> Response:
         """Read a job: its status, its progress, and its result once it is completed."""
         seconds = waiting.seconds_to_wait(request)
@@ -196,7 +194,7 @@ class JobStatus(OneJob):
 
     http_method_names = ["get", "head", "options"]
 
-    @extend_schema(operation_id="getJobStatus")
+    @extend_schema(operation_id="getJobStatus", responses=JOB_OR_UNCHANGED, parameters=[WAIT, IF_NONE_MATCH])
     def get(self, request: Request, job_id: UUID) -> Response:
         """Read a job: its status, its progress, and its result once it is completed."""
         return super().get(request, job_id)
