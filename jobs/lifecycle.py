@@ -57,6 +57,8 @@ Move = tuple[Job, EventType, datetime]
 
 LEASE_SECONDS = 30
 IDEMPOTENCY_HOURS = 24
+MOST_UNWRITTEN_VERSIONS = 100
+"""Progress is pushed more often than it is written: a lost worker's last pushes may be this far ahead of the row."""
 MOST_CRASHES = 3
 """A job whose worker was lost this often is not given to another."""
 LONGEST_BACKOFF_SECONDS = 600
@@ -408,7 +410,7 @@ def _rescue(job: Job, now: datetime) -> None:
         changes |= {"run_at": now + timedelta(seconds=backoff_seconds(crashes) / 2)}
     else:
         changes |= {"finished_at": now, "expires_at": now + _retention_of(job)}
-    _move("rescue", job, status, EVENT_OF_END[status], now, changes)
+    _move("rescue", job, status, EVENT_OF_END[status], now, changes, version_step=MOST_UNWRITTEN_VERSIONS)
 
 
 def release(job_id: UUID, fence: int) -> bool:
@@ -581,10 +583,11 @@ def _move(
     at: datetime,
     changes: dict[str, Any],
     extra: dict[str, Any] | None = None,
+    version_step: int = 1,
 ) -> Job:
     """Move one locked row along a transition; the guard repeats what the caller saw."""
     guard = Job.objects.filter(pk=job.pk, status__in=TRANSITIONS[transition][0], fence=job.fence, sequence=job.sequence)
-    moved = guard.update(status=status, sequence=F("sequence") + 1, version=F("version") + 1, **changes)
+    moved = guard.update(status=status, sequence=F("sequence") + 1, version=F("version") + version_step, **changes)
     if not moved:
         raise RuntimeError(f"{transition} of {job.pk}: the locked row changed")
     job = Job.objects.get(pk=job.pk)

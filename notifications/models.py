@@ -99,7 +99,8 @@ class Delivery(models.Model):
 
     id = models.UUIDField(primary_key=True, default=new_id, editable=False)
     endpoint = models.ForeignKey(Endpoint, models.PROTECT, related_name="deliveries")
-    webhook = models.ForeignKey(Webhook, models.SET_NULL, null=True, related_name="deliveries")
+    # No constraint: an event's transaction must not fail because a webhook is deleted beside it.
+    webhook = models.ForeignKey(Webhook, models.SET_NULL, null=True, related_name="deliveries", db_constraint=False)
     is_callback = models.BooleanField(help_text="for the job's callbackUrl, and not for a webhook")
     url = models.TextField()
     event = models.ForeignKey(Event, models.CASCADE, related_name="deliveries")

@@ -185,7 +185,8 @@ class OneJob(APIView):
             raise Problem(HTTPStatus.CONFLICT, f"The job is {job.status}; cancel it first.")
         if request.query_params.get("force") != "true" and any(each.has_open_work(job_id) for each in subscribers()):
             raise Problem(HTTPStatus.CONFLICT, "A delivery is still to be made; wait for it, or add ?force=true.")
-        retention.remove([job_id])
+        if not retention.remove([job_id]):
+            raise Problem(HTTPStatus.CONFLICT, "The job runs again; cancel it first.")
         return Response(status=HTTPStatus.NO_CONTENT)
 
 

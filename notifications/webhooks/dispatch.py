@@ -106,6 +106,9 @@ def next_delivery(endpoint: Endpoint) -> Delivery | None:
 def attempt(delivery: Delivery) -> None:
     """Make one attempt and write down what came of it."""
     begun = statements().now()
+    if delivery.webhook is None and not delivery.is_callback:
+        forget(delivery)
+        return
     try:
         secrets = signing_secrets(delivery, begun)
     except SecretUnreadable as error:
@@ -165,6 +168,11 @@ def _next_state(delivery: Delivery, number: int, now: datetime, answer: Answer) 
             if again is None:
                 return {"status": DeliveryStatus.FAILED, "finished_at": now, "next_attempt_at": None}
             return {"next_attempt_at": again}
+
+
+def forget(delivery: Delivery) -> None:
+    """Drop a delivery whose webhook was deleted while it waited."""
+    Delivery.objects.filter(pk=delivery.pk, status=DeliveryStatus.PENDING).delete()
 
 
 def disable(webhook_id: UUID, reason: str) -> None:
