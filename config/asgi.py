@@ -11,15 +11,21 @@ django = get_asgi_application()
 
 from channels.auth import AuthMiddlewareStack
 from channels.routing import ProtocolTypeRouter, URLRouter
-from django.urls import path
+from django.urls import path, re_path
 
 from jobs.api.waiting import HeldAnswers
-from notifications.push.consumers import JobsConsumer
+from notifications.push.consumers import JobsConsumer, no_such_door
 from notifications.push.sse import EventStreams
 
+sockets = URLRouter(
+    [
+        path("ws/jobs", JobsConsumer.as_asgi()),
+        re_path("", no_such_door),  # type: ignore[arg-type]  # Channels routes to applications by Django's paths
+    ]
+)
 application = ProtocolTypeRouter(
     {
         "http": EventStreams(HeldAnswers(django)),
-        "websocket": AuthMiddlewareStack(URLRouter([path("ws/jobs", JobsConsumer.as_asgi())])),
+        "websocket": AuthMiddlewareStack(sockets),
     }
 )

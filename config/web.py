@@ -65,8 +65,16 @@ class LimitedRequest(WebRequest):
             super().handleContentChunk(data)
 
     def process(self) -> Any:
-        """Hand the request on, unless it was answered already."""
-        return None if self._is_refused else super().process()
+        """Hand the request on, unless it was answered already.
+
+        A body that came in chunks has a length by now; Django takes one without for none at all.
+        """
+        if self._is_refused:
+            return None
+        if self.requestHeaders.hasHeader(b"transfer-encoding"):
+            self.requestHeaders.removeHeader(b"transfer-encoding")
+            self.requestHeaders.setRawHeaders(b"content-length", [str(self._taken).encode()])
+        return super().process()
 
     def _most(self) -> int:
         kind = self.requestHeaders.getRawHeaders(b"content-type") or [b""]

@@ -76,6 +76,14 @@ class NoLongerAllowed(Exception):
     """A watcher's credential is dead, or its job is not its to see any more."""
 
 
+class JobGone(Exception):
+    """The job that was watched was removed, or isn't the viewer's to see any more."""
+
+
+NOBODY = UUID(int=0)
+"""What a guest watches: a connection without a subscription, whose credential is looked at all the same."""
+
+
 class Watcher:
     """Somebody in this process who waits for news of one job, or of all that a viewer sees."""
 
@@ -108,7 +116,7 @@ class Watcher:
         """Wait for the next live message.
 
         Raises:
-            TooSlow, NoLongerAllowed: this watcher was let go.
+            TooSlow, NoLongerAllowed, JobGone: this watcher was let go.
         """
         item = await self._queue.get()
         if isinstance(item, Exception):
@@ -218,6 +226,12 @@ class Hub:
                     versions.pop(news.job_id, None)
                 yield news
 
+    @contextmanager
+    def guest(self, viewer: Viewer) -> Iterator[Watcher]:
+        """Look after a connection: its watcher's viewer is kept true, and it is let go when the credential dies."""
+        with self._watching(viewer, NOBODY, scope_all=False) as watcher:
+            yield watcher
+
     async def look(self) -> None:
         """Read the log now, and return when what stood in it before this call was handed out."""
         async with self._round_done:
@@ -325,8 +339,10 @@ class Hub:
                 continue
             for watcher in watchers:
                 viewer = answers[watcher.viewer]
-                if viewer is None or (watcher.job_id and not viewer.may_see(*owners.get(watcher.job_id, (0, None)))):
+                if viewer is None:
                     watcher.end(NoLongerAllowed())
+                elif watcher.job_id and watcher.job_id != NOBODY and not _may_see(viewer, owners.get(watcher.job_id)):
+                    watcher.end(JobGone())
                 else:
                     watcher.viewer = viewer
 
@@ -396,6 +412,10 @@ def _history(job_id: UUID, after: int) -> list[News]:
 
 def _last_sequence(job_id: UUID) -> int:
     return Job.objects.values_list("sequence", flat=True).get(pk=job_id)
+
+
+def _may_see(viewer: Viewer, owner: tuple[int, int | None] | None) -> bool:
+    return owner is not None and viewer.may_see(*owner)
 
 
 def _owners(job_ids: set[UUID]) -> dict[UUID, tuple[int, int | None]]:

@@ -184,10 +184,11 @@ def attempt(job: Job, context: Context) -> Outcome | None:
     except KeyboardInterrupt:
         raise
     except BaseException as fault:  # SystemExit and asyncio's CancelledError too: they are the handler's, not ours
-        logger.warning("%s %s: attempt %d failed", job.kind, job.id, job.attempt, exc_info=True)
+        trace = storable(traceback.format_exc())
+        logger.warning("%s %s: attempt %d failed\n%s", job.kind, job.id, job.attempt, trace)
         message = f"The job's code failed with {type(fault).__name__}. Its operator can see the details."
         error = {"code": "handler_failed", "message": message}
-        return Outcome(job=job, error=error, traceback=storable(traceback.format_exc()))
+        return Outcome(job=job, error=error, traceback=trace)
 
 
 def arguments(job: Job) -> dict[str, Any]:

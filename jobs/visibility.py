@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from django.contrib.auth import get_user_model
+from django.contrib.auth import HASH_SESSION_KEY, get_user_model
+from django.contrib.sessions.models import Session
 from django.db.models import Q
 from django.utils import timezone
 
@@ -26,6 +27,8 @@ class Viewer:
     is_staff: bool
     token: str | None = None
     """The digest of the token that they came with; None where it was a session."""
+    session: str | None = None
+    """The key of the session that they came with; None where it was a token."""
 
     def may_see(self, owner_id: int, team_id: int | None, *, scope_all: bool = True) -> bool:
         """Tell whether a job of this owner and team is theirs to see.
@@ -42,23 +45,28 @@ class Viewer:
         return Q(owner_id=self.user_id) | Q(team_id__in=self.team_ids)
 
 
-def viewer_of(user: User, auth: Any = None) -> Viewer:
+def viewer_of(user: User, auth: Any = None, session: str | None = None) -> Viewer:
     """Look up what a signed-in user may see.
 
     Args:
         user: an active user.
         auth: the token that they came with, if any.
+        session: the key of the session that they came with, if any.
     """
     return Viewer(
         user_id=user.pk,
         team_ids=frozenset(user.groups.values_list("pk", flat=True)),
         is_staff=user.is_staff,
         token=auth.pk if isinstance(auth, Token) else None,
+        session=None if isinstance(auth, Token) else session,
     )
 
 
 def look_again(viewers: Iterable[Viewer]) -> dict[Viewer, Viewer | None]:
-    """Look again what viewers may see, in two queries for them all; None where the credential is dead."""
+    """Look again what viewers may see, in a few queries for them all; None where the credential is dead.
+
+    A session is dead once it is signed out, run out, or made with a password that was changed since.
+    """
     asked = set(viewers)
     users = {
         user.pk: user
@@ -71,15 +79,23 @@ def look_again(viewers: Iterable[Viewer]) -> dict[Viewer, Viewer | None]:
         .filter(Q(expiry__isnull=True) | Q(expiry__gt=timezone.now()))
         .values_list("pk", flat=True)
     )
+    stamps = session_stamps({each.session for each in asked if each.session})
     answers: dict[Viewer, Viewer | None] = {}
     for each in asked:
         user = users.get(each.user_id)
-        if user is None or (each.token and each.token not in alive):
+        is_dead = user is None or (each.token is not None and each.token not in alive)
+        if user is None or is_dead or (each.session and stamps.get(each.session) != user.get_session_auth_hash()):
             answers[each] = None
         else:
             teams = frozenset(group.pk for group in user.groups.all())
-            answers[each] = Viewer(user_id=each.user_id, team_ids=teams, is_staff=user.is_staff, token=each.token)
+            answers[each] = replace(each, team_ids=teams, is_staff=user.is_staff)
     return answers
+
+
+def session_stamps(keys: set[str]) -> dict[str, str]:
+    """Read the stamps that tie sessions to their users' passwords; those that have ended are left out."""
+    rows = Session.objects.filter(pk__in=keys, expire_date__gt=timezone.now())
+    return {row.pk: str(row.get_decoded().get(HASH_SESSION_KEY, "")) for row in rows}
 
 
 def is_token_alive(token: Token, now: datetime) -> bool:

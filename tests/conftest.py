@@ -80,6 +80,8 @@ def _part_of(item: pytest.Item) -> str:
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     report = _refuse_skip((yield))
+    # What a test printed or logged may hold what no pipe between pytest's processes takes: half a surrogate pair.
+    report.sections = [(name, text.encode("utf-8", "backslashreplace").decode()) for name, text in report.sections]
     if report.failed:
         report.sections.append(("Database", item.config.getoption("database")))
     return report

@@ -41,8 +41,8 @@ def artifact(request: HttpRequest, artifact_id: UUID, name: str) -> HttpResponse
             HTTPStatus.FORBIDDEN,
             "This URL was changed or has expired; read the job again for a new one.",
         )
-    row = Artifact.objects.filter(pk=artifact_id, name=name, job__status=Status.COMPLETED).first()
-    if row is None or not row.file.storage.exists(str(row.file.name)):
+    row = "\0" not in name and Artifact.objects.filter(pk=artifact_id, name=name, job__status=Status.COMPLETED).first()
+    if not row or not row.file.storage.exists(str(row.file.name)):
         return problem(request, HTTPStatus.NOT_FOUND, "This file is gone; its job was removed or runs again.")
     response = _answer(request, row)
     response["ETag"] = f'"{row.sha256}"'

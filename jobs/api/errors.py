@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from http import HTTPStatus
+from itertools import islice
 from typing import Any
 
 import psycopg_pool
@@ -22,6 +23,7 @@ logger = logging.getLogger(__name__)
 
 PROBLEM = "application/problem+json"
 DATABASE_AWAY_SECONDS = 5
+MOST_FAULTS = 100
 
 
 class Problem(exceptions.APIException):
@@ -46,7 +48,7 @@ def problem_response(error: Exception, context: dict[str, Any]) -> Response | No
             status, detail, errors = error.status_code, str(error.detail), error.errors
         case exceptions.ValidationError():
             status = HTTPStatus.UNPROCESSABLE_ENTITY
-            errors = list(_faults(error.get_full_details(), ""))
+            errors = list(islice(_faults(error.get_full_details(), ""), MOST_FAULTS))
             detail = "Some of this breaks a rule; see errors."
         case exceptions.APIException():
             status, detail, errors = error.status_code, str(error.detail), []

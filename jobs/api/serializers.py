@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+from datetime import datetime
 from typing import Any, cast
 
 from django.core.serializers.json import DjangoJSONEncoder
@@ -14,6 +16,7 @@ from jobs.kinds import UploadField, get_kind
 from jobs.models import FINAL_EVENTS, EventType, Status
 
 DAY = 24 * 3600
+RFC3339 = re.compile(r"\d{4}-\d\d-\d\d[Tt]\d\d:\d\d:\d\d(\.\d{1,9})?([Zz]|[+-]\d\d:\d\d)")
 MOST_METADATA_BYTES = 16 * 1024
 ASKABLE_EVENTS = [each.value for each in EventType if each not in (EventType.PROGRESS, EventType.BATCH_COMPLETED)]
 
@@ -45,6 +48,24 @@ class TextField(serializers.CharField):
         return super().to_internal_value(data)
 
 
+class WholeNumberField(serializers.IntegerField):
+    """A number that is a number: text is not made into it."""
+
+    def to_internal_value(self, data: Any) -> int:
+        if not isinstance(data, int) or isinstance(data, bool):
+            self.fail("invalid")
+        return super().to_internal_value(data)
+
+
+class TimeField(serializers.DateTimeField):
+    """A time as RFC 3339 has it, with its zone."""
+
+    def to_internal_value(self, value: Any) -> datetime:
+        if not isinstance(value, str) or not RFC3339.fullmatch(value):
+            self.fail("invalid", format="2026-11-24T12:00:00Z")
+        return super().to_internal_value(value)
+
+
 class SubmissionSerializer(StrictSerializer):
     """A request for one job."""
 
@@ -57,12 +78,10 @@ class SubmissionSerializer(StrictSerializer):
         default=lambda: [each.value for each in FINAL_EVENTS],
         max_length=20,
     )
-    runAt = serializers.DateTimeField(source="run_at", default=None, allow_null=True)
-    priority = serializers.IntegerField(default=0, min_value=-100, max_value=100)
-    maxAttempts = serializers.IntegerField(
-        source="max_attempts", default=None, allow_null=True, min_value=1, max_value=100
-    )
-    timeout = serializers.IntegerField(
+    runAt = TimeField(source="run_at", default=None, allow_null=True)
+    priority = WholeNumberField(default=0, min_value=-100, max_value=100)
+    maxAttempts = WholeNumberField(source="max_attempts", default=None, allow_null=True, min_value=1, max_value=100)
+    timeout = WholeNumberField(
         source="timeout_seconds",
         default=None,
         allow_null=True,
@@ -70,10 +89,10 @@ class SubmissionSerializer(StrictSerializer):
         max_value=7 * DAY,
         help_text="Seconds.",
     )
-    startWithin = serializers.IntegerField(
+    startWithin = WholeNumberField(
         source="start_within_seconds", default=None, allow_null=True, min_value=1, max_value=365 * DAY
     )
-    deadline = serializers.IntegerField(
+    deadline = WholeNumberField(
         source="deadline_seconds", default=None, allow_null=True, min_value=1, max_value=365 * DAY
     )
     uniqueKey = TextField(source="unique_key", default=None, allow_null=True, max_length=255)

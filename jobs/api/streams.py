@@ -35,8 +35,6 @@ class Grant:
     scope_all: bool = False
     is_over: bool = False
     """Whether the job's log is at its end, and the reader has it all."""
-    is_resumed: bool = False
-    """Whether a stream that broke goes on, so that 204 would stop it (WHATWG HTML §9.2.3)."""
 
     def as_text(self) -> str:
         """Write it for the header."""

@@ -15,6 +15,7 @@ from django.contrib.auth.models import Group
 from django.core.exceptions import RequestDataTooBig
 from django.core.files.uploadedfile import UploadedFile
 from django.utils import timezone
+from rest_framework.exceptions import ParseError
 from rest_framework.request import Request
 from rest_framework.serializers import ValidationError
 
@@ -150,6 +151,8 @@ def _read(request: Request) -> tuple[dict[str, Any], dict[str, UploadedFile[Any]
                 {"params": {name: ["Only files are parts; put this into job.params."] for name in stray}}
             )
         data = read_json(text)
+    elif request._request.META.get("CONTENT_LENGTH") in (None, "", "0"):
+        raise ParseError("The body is empty; it must be the submission as JSON.")
     if not isinstance(data, Mapping):
         raise ValidationError("The submission must be a JSON object.")
     return dict(data), parts

@@ -62,7 +62,7 @@ WAIT = OpenApiParameter("wait", int, description="Hold the answer up to so many 
 
 def viewer(request: Request) -> Viewer:
     """Tell what the asker may see."""
-    return viewer_of(user_of(request), request.auth)
+    return viewer_of(user_of(request), request.auth, request._request.session.session_key)
 
 
 def visible_job(request: Request, job_id: UUID) -> Job:
@@ -92,6 +92,11 @@ def changeable_job(request: Request, job_id: UUID) -> Job:
 
 def shown(job: Job) -> dict[str, Any]:
     return single_job_as_dict(job, finishing_artifacts(job))
+
+
+def is_among(etag: str, known: Iterable[str]) -> bool:
+    """Compare weakly, as `If-None-Match` has it (RFC 9110 §8.8.3.2)."""
+    return any(each == "*" or each.removeprefix("W/") == etag.removeprefix("W/") for each in known)
 
 
 def shown_events(events: Iterable[Event]) -> list[dict[str, Any]]:
@@ -163,7 +168,7 @@ class OneJob(APIView):
         job = visible_job(request, job_id)
         etag = etag_of(job)
         known = parse_etags(request.headers.get("If-None-Match", ""))
-        is_known = etag in known or "*" in known
+        is_known = is_among(etag, known)
         response = Response(status=HTTPStatus.NOT_MODIFIED) if is_known else Response(shown(job))
         response["ETag"] = etag
         response["Cache-Control"] = "private, no-cache"
@@ -255,11 +260,8 @@ class JobEvents(APIView):
         job = visible_job(request, job_id)
         if streams.is_asked_for(request):
             is_over = job.is_final and after >= job.sequence
-            is_resumed = "Last-Event-ID" in request.headers
             seen_by = viewer(request)
-            return streams.granted(
-                Grant(viewer=seen_by, job_id=job_id, after=after, is_over=is_over, is_resumed=is_resumed)
-            )
+            return streams.granted(Grant(viewer=seen_by, job_id=job_id, after=after, is_over=is_over))
         events = shown_events(log.history(job_id, after))
         response = Response({"events": events, "next": events[-1]["sequence"] if events else after})
         if seconds and not events and not job.is_final:
@@ -287,7 +289,7 @@ class AllEvents(APIView):
     def get(self, request: Request) -> Response:
         """Read the events of all jobs, or, with `Accept: text/event-stream`, have them as they happen."""
         seconds = waiting.seconds_to_wait(request)
-        cursor = request.query_params.get("cursor") or request.headers.get("Last-Event-ID")
+        cursor = request.headers.get("Last-Event-ID") or request.query_params.get("cursor")
         position: Position = position_of(cursor) if cursor else log.here()
         scope_all, seen_by = request.query_params.get("scope") == "all", viewer(request)
         if streams.is_asked_for(request):
@@ -325,8 +327,8 @@ class Kinds(APIView):
 
 
 def _after(request: Request) -> int:
-    """Read the last sequence that a reader has, from the query or, as streams say it, from the header."""
-    text = request.query_params.get("after") or request.headers.get("Last-Event-ID") or "0"
+    """Read the last sequence that a reader has: from the header of a stream that goes on, else from the query."""
+    text = request.headers.get("Last-Event-ID") or request.query_params.get("after") or "0"
     if not (text.isascii() and text.isdigit() and len(text) <= 10 and int(text) <= LARGEST_SEQUENCE):
         raise ValidationError({"after": ["This must be a sequence: a whole number from 0."]})
     return int(text)

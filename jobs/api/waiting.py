@@ -10,7 +10,6 @@ import asyncio
 import json
 import time
 from collections.abc import Awaitable, Callable, MutableMapping
-from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID
@@ -123,18 +122,19 @@ class HeldAnswers:
         if not may_be_held(scope):
             await self._app(scope, receive, without_marks(send))
             return
-        asking = asyncio.ensure_future(self._ask_until_it_changed(scope))
         leaving = asyncio.ensure_future(client_leaves(receive))
-        await asyncio.wait({asking, leaving}, return_when=asyncio.FIRST_COMPLETED)
-        leaving.cancel()
-        if not asking.done():
-            asking.cancel()
-            with suppress(asyncio.CancelledError):
-                await asking
-            return
-        await asking.result().without(_WAIT).send_by(send)
+        try:
+            answer = await self._ask_until_it_changed(scope, leaving)
+            if not leaving.done():
+                await answer.without(_WAIT).send_by(send)
+        finally:
+            leaving.cancel()
 
-    async def _ask_until_it_changed(self, scope: Message) -> Answer:
+    async def _ask_until_it_changed(self, scope: Message, leaving: asyncio.Future[None]) -> Answer:
+        """Ask, and where the answer says "not yet" and the client stays, wait and ask again.
+
+        A question is never broken off: Django's handler would leave its tasks behind.
+        """
         answer = await ask(self._app, scope)
         mark_of_first = answer.header(_WAIT)
         if mark_of_first is None:
@@ -142,13 +142,13 @@ class HeldAnswers:
         wish = json.loads(mark_of_first)
         end = time.monotonic() + wish["seconds"]
         with (await hub()).bell(wish["job"] and UUID(wish["job"])) as bell:
-            while answer.header(_WAIT) is not None:
+            while answer.header(_WAIT) is not None and not leaving.done():
                 answer = await ask(self._app, scope)  # the first time: between the first look and the bell
                 if answer.header(_WAIT) is None or (left := end - time.monotonic()) <= 0:
                     break
-                with suppress(TimeoutError):
-                    async with asyncio.timeout(left):
-                        await bell.wait()
+                ringing: asyncio.Future[Any] = asyncio.ensure_future(bell.wait())
+                await asyncio.wait([ringing, leaving], timeout=left, return_when=asyncio.FIRST_COMPLETED)
+                ringing.cancel()
                 bell.clear()
         return answer
 

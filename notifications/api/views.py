@@ -6,6 +6,7 @@ from http import HTTPStatus
 from typing import Any
 from uuid import UUID
 
+from django.conf import settings
 from django.db.models import QuerySet
 from django.http import Http404
 from drf_spectacular.types import OpenApiTypes
@@ -67,7 +68,8 @@ class Webhooks(APIView):
         webhook = Webhook.objects.create(
             **serializer.validated_data, owner=user_of(request), endpoint=endpoint, secret=new_secret()
         )
-        return Response(NewWebhookSerializer(webhook).data, status=HTTPStatus.CREATED)
+        headers = {"Cache-Control": "no-store", "Location": f"{settings.PUBLIC_URL}/api/webhooks/{webhook.pk}"}
+        return Response(NewWebhookSerializer(webhook).data, status=HTTPStatus.CREATED, headers=headers)
 
 
 class OneWebhook(APIView):

@@ -24,7 +24,7 @@ from django.http.request import split_domain_port, validate_host
 from jobs import log
 from jobs.api.listing import with_artifacts
 from jobs.credentials import find_token
-from jobs.hub import News, NoLongerAllowed, TooSlow, hub
+from jobs.hub import JobGone, News, NoLongerAllowed, TooSlow, Watcher, hub
 from jobs.log import NotRecovered, Position, finishing_artifacts, position_of
 from jobs.models import Job
 from jobs.representation import as_json, single_job_as_dict
@@ -58,6 +58,10 @@ class Refused(Exception):
         self.detail = detail
 
 
+class TooManySubscriptions(Exception):
+    """The connection has as many as it may have."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Start:
     """Where a subscription begins."""
@@ -74,13 +78,16 @@ class JobsConsumer(AsyncWebsocketConsumer):
 
     async def connect(self) -> None:
         """Accept, and find the viewer by session or header, or wait for the first message."""
-        self._viewer: Viewer | None = None
+        self._guest: Watcher | None = None
+        self._staying: asyncio.Task[None] | None = None
         self._subscriptions: dict[UUID | None, asyncio.Task[None]] = {}
         self._mistakes = 0
         self._late: asyncio.TimerHandle | None = None
         await self.accept(SUBPROTOCOL if SUBPROTOCOL in self.scope.get("subprotocols", []) else None)
-        self._viewer = await self._find_viewer()
-        if self._viewer is None:
+        viewer = await self._find_viewer()
+        if viewer:
+            await self._welcome(viewer)
+        else:
             loop = asyncio.get_running_loop()
             self._late = loop.call_later(AUTH_SECONDS, lambda: loop.create_task(self._close_unknown()))
 
@@ -88,11 +95,10 @@ class JobsConsumer(AsyncWebsocketConsumer):
         """End the subscriptions with the socket."""
         if self._late:
             self._late.cancel()
-        for task in self._subscriptions.values():
+        tasks = [*self._subscriptions.values(), *([self._staying] if self._staying else [])]
+        for task in tasks:
             task.cancel()
-        for task in self._subscriptions.values():
-            with suppress(asyncio.CancelledError, Exception):
-                await task
+        await asyncio.gather(*tasks, return_exceptions=True)
 
     async def receive(self, text_data: str | None = None, bytes_data: bytes | None = None) -> None:
         """Answer one message of the client."""
@@ -103,6 +109,8 @@ class JobsConsumer(AsyncWebsocketConsumer):
             self._mistakes += 1
             if self._mistakes >= MOST_MISTAKES:
                 await self.close(BAD_PROTOCOL)
+        except TooManySubscriptions:
+            await self.close(TOO_MANY)
         except (DatabaseError, InterfaceError):
             await self._tell(type="error", code="unavailable", detail="The database is away. Try again shortly.")
 
@@ -110,8 +118,10 @@ class JobsConsumer(AsyncWebsocketConsumer):
         match message:
             case {"type": "ping"}:
                 await self._tell(type="pong")
-            case {"type": "auth", "token": str(token)}:
+            case {"type": "auth", "token": str(token)} if self._viewer is None:
                 await self._authenticate(token)
+            case {"type": "auth"} if self._viewer:
+                raise Refused("already_authenticated", "Open another connection for another user.")
             case _ if self._viewer is None:
                 raise Refused("unauthenticated", 'Send {"type": "auth", "token": "…"} first.')
             case {"type": "subscribe", "jobId": job_id}:
@@ -125,6 +135,25 @@ class JobsConsumer(AsyncWebsocketConsumer):
 
     # --- who
 
+    @property
+    def _viewer(self) -> Viewer | None:
+        return self._guest.viewer if self._guest else None
+
+    async def _welcome(self, viewer: Viewer) -> None:
+        """Know who is there from now on; the hub looks again whether they still may be."""
+        house = await hub()
+        arrived = asyncio.Event()
+
+        async def stay() -> None:
+            with house.guest(viewer) as self._guest:
+                arrived.set()
+                with suppress(NoLongerAllowed):
+                    await self._guest.next()
+            await self.close(NO_CREDENTIAL)
+
+        self._staying = asyncio.create_task(stay())
+        await arrived.wait()
+
     async def _find_viewer(self) -> Viewer | None:
         headers = dict(self.scope["headers"])
         scheme, _, token = headers.get(b"authorization", b"").decode("latin-1").partition(" ")
@@ -136,16 +165,18 @@ class JobsConsumer(AsyncWebsocketConsumer):
             headers.get(b"origin", b"").decode("latin-1"), headers.get(b"host", b"").decode("latin-1")
         ):
             return None
-        viewer = await database_sync_to_async(viewer_by_session)(user)
+        session = self.scope["session"].session_key
+        viewer = await database_sync_to_async(viewer_by_session)(user, session)
         return viewer
 
     async def _authenticate(self, token: str) -> None:
-        self._viewer = await database_sync_to_async(viewer_by_token)(token)
+        viewer = await database_sync_to_async(viewer_by_token)(token)
         if self._late:
             self._late.cancel()
-        if self._viewer is None:
+        if viewer is None:
             await self.close(NO_CREDENTIAL)
         else:
+            await self._welcome(viewer)
             await self._tell(type="authenticated")
 
     async def _close_unknown(self) -> None:
@@ -185,8 +216,7 @@ class JobsConsumer(AsyncWebsocketConsumer):
         """Replace a subscription that stands, and refuse one too many."""
         await self._drop(key)
         if len(self._subscriptions) >= MOST_SUBSCRIPTIONS:
-            await self.close(TOO_MANY)
-            raise Refused("too_many_subscriptions", f"A connection may have {MOST_SUBSCRIPTIONS} subscriptions.")
+            raise TooManySubscriptions
 
     async def _drop(self, key: UUID | None) -> None:
         if task := self._subscriptions.pop(key, None):
@@ -205,6 +235,9 @@ class JobsConsumer(AsyncWebsocketConsumer):
                     await self.send(text_data=as_message(news, has_cursor=key is None))
         except TooSlow:
             await self.close(TOO_SLOW)
+        except JobGone:
+            self._subscriptions.pop(key, None)
+            await self._tell(type="unsubscribed", jobId=str(key))
         except NoLongerAllowed:
             await self.close(NO_CREDENTIAL)
         except (DatabaseError, InterfaceError):
@@ -213,6 +246,12 @@ class JobsConsumer(AsyncWebsocketConsumer):
 
     async def _tell(self, **message: Any) -> None:
         await self.send(text_data=as_json(message))
+
+
+async def no_such_door(scope: Any, receive: Any, send: Any) -> None:
+    """Refuse a socket on any other path: an HTTP 403 to its browser."""
+    await receive()
+    await send({"type": "websocket.close"})
 
 
 def as_message(news: News, *, has_cursor: bool) -> str:
@@ -289,9 +328,9 @@ def viewer_by_token(text: str) -> Viewer | None:
     return viewer_of(token.user, token) if token else None
 
 
-def viewer_by_session(user: Any) -> Viewer | None:
+def viewer_by_session(user: Any, session: str | None) -> Viewer | None:
     """Find who comes with a session's cookie."""
-    return viewer_of(user) if user.is_authenticated and user.is_active else None
+    return viewer_of(user, session=session) if user.is_authenticated and user.is_active else None
 
 
 def visible_job(viewer: Viewer, job_id: UUID) -> dict[str, Any] | None:

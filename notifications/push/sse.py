@@ -15,10 +15,11 @@ from urllib.parse import parse_qsl, urlencode
 from uuid import UUID
 
 from channels.db import database_sync_to_async
+from django.http.request import MediaType
 
 from jobs.api.streams import DOOR, GRANT, Grant
 from jobs.api.waiting import Answer, Application, Message, Receive, Send, ask, client_leaves
-from jobs.hub import News, NoLongerAllowed, TooSlow, hub
+from jobs.hub import JobGone, News, NoLongerAllowed, TooSlow, hub
 from jobs.log import position_of
 from jobs.models import Job
 from jobs.representation import as_json
@@ -51,7 +52,7 @@ class EventStreams:
         grant = grant_of(answer)
         if grant is None:
             await answer.send_by(send)
-        elif grant.is_over and grant.is_resumed:
+        elif grant.is_over:  # nothing more will come: 204 stops EventSource
             await send({"type": "http.response.start", "status": HTTPStatus.NO_CONTENT, "headers": []})
             await send({"type": "http.response.body", "body": b""})
         else:
@@ -64,8 +65,15 @@ def wants_stream(scope: Message) -> bool:
         scope["type"] == "http"
         and scope["method"] == "GET"
         and PATHS.fullmatch(scope["path"]) is not None
-        and any(name == b"accept" and b"text/event-stream" in value.lower() for name, value in scope["headers"])
+        and prefers_stream(",".join(value.decode("latin-1") for name, value in scope["headers"] if name == b"accept"))
     )
+
+
+def prefers_stream(accept: str) -> bool:
+    """Tell whether an `Accept` header asks for a stream by name, and not for JSON rather (RFC 9110 §12.5.1)."""
+    wishes = {(each.main_type, each.sub_type): each.quality for each in map(MediaType, accept.split(","))}
+    wish = wishes.get(("text", "event-stream"), 0)
+    return wish > 0 and wish >= wishes.get(("application", "json"), 0)
 
 
 def as_question(scope: Message) -> Message:
@@ -116,10 +124,8 @@ async def stream(grant: Grant, receive: Receive, send: Send, *, is_reset: bool) 
 
 async def write(grant: Grant, send: Send) -> None:
     """Send events as they come, and a comment where none does, until the final one of a single job."""
-    if grant.is_over:
-        return
     news_of = await job_stream(grant.job_id, grant) if grant.job_id else await feed(grant)
-    with suppress(TooSlow, NoLongerAllowed):  # it comes back with its last id, or is told 401
+    with suppress(TooSlow, NoLongerAllowed, JobGone):  # it comes back with its last id, or is told 401
         async with aclosing(with_pauses(news_of)) as paced:
             async for news in paced:
                 chunk = as_sse(news, is_feed=grant.job_id is None) if news else ": still here\n\n"

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import requests
-from websockets.exceptions import ConnectionClosed
+from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import ClientConnection, connect
 
 from tests.e2e.stack import Client, Stack
@@ -248,3 +248,49 @@ def test_event_polls_wait_for_news(client: Client) -> None:
         page = client.get(f"/api/events?cursor={page['next']}&wait=10").json()
         types += [each["type"] for each in page["events"] if each["data"]["jobId"] == job_id]
     assert types == ["job.accepted", "job.started", "job.log", "job.completed"]
+
+
+def test_the_last_id_of_a_stream_wins_over_the_query_it_began_with(client: Client) -> None:
+    job_id = client.submit(params={"seconds": 0, "steps": 1})
+    last = client.finished(job_id)["sequence"]
+    headers = {"Accept": "text/event-stream", "Last-Event-ID": str(last)}
+    assert client.get(f"/api/jobs/{job_id}/events?after=1", headers=headers).status_code == 204
+
+
+def test_json_is_given_to_who_prefers_it(client: Client) -> None:
+    job_id = client.submit(params={"seconds": 0, "steps": 1})
+    client.finished(job_id)
+    response = client.get(f"/api/jobs/{job_id}/events", headers={"Accept": "application/json, text/event-stream;q=0.1"})
+    assert response.headers["Content-Type"] == "application/json"
+
+
+def test_a_socket_on_another_path_is_refused(stack: Stack) -> None:
+    with pytest.raises(InvalidStatus) as refused, connect(stack.url.replace("http", "ws") + "/ws/nope", proxy=None):
+        pass
+    assert refused.value.response.status_code == 403
+
+
+def test_a_subscription_ends_with_its_job_and_the_connection_stays(stack: Stack, client: Client) -> None:
+    job_id = client.submit(params={"seconds": 0, "steps": 1})
+    client.finished(job_id)
+    with socket(stack, client.token) as connection:
+        say(connection, type="subscribe", jobId=job_id)
+        hear(connection)
+        assert client.delete(f"/api/jobs/{job_id}").status_code == 204
+        assert hear(connection, 45) == {"type": "unsubscribed", "jobId": job_id}
+        say(connection, type="ping")
+        assert hear(connection) == {"type": "pong"}
+
+
+def test_an_idle_socket_is_closed_when_its_token_is_revoked(stack: Stack) -> None:
+    one = stack.client("revoked")
+    with socket(stack, one.token) as connection:
+        say(connection, type="ping")
+        hear(connection)
+        stack.manage(
+            "shell", "-c", "from jobs.models import Token\nToken.objects.filter(user__username='revoked').delete()"
+        )
+        with pytest.raises(ConnectionClosed) as closed:
+            hear(connection, 45)
+    assert closed.value.rcvd is not None
+    assert closed.value.rcvd.code == 4401

@@ -77,6 +77,16 @@ def files_under(data: Path) -> set[Path]:
     return {each for name in ("files", "incoming") for each in (data / name).rglob("*") if each.is_file()}
 
 
+def test_a_body_in_chunks_is_read_like_any_other(stack: Stack, client: Client) -> None:
+    def chunks() -> Iterator[bytes]:
+        yield b'{"kind": "demo.countdown", '
+        yield b'"params": {"seconds": 0, "steps": 1}}'
+
+    headers = {"Content-Type": "application/json"}
+    response = client.session.post(f"{stack.url}/api/jobs", data=chunks(), headers=headers, timeout=20)
+    assert response.status_code == 202, response.text
+
+
 # --- Limits -----------------------------------------------------------------------------------------------------------
 
 
