@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import os
 from functools import cache
+from typing import Any
 
+from amqp.exceptions import ChannelError
 from celery import current_app
 from kombu import Connection
 
@@ -56,9 +58,18 @@ def _connection() -> Connection:
 os.register_at_fork(after_in_child=_connection.cache_clear)
 
 
+def unanswered(queue: str) -> int:
+    """Count the bells that wait in a queue: more of them would wake nobody, and pile up where no worker lives."""
+    try:
+        channel: Any = _connection().default_channel
+        return int(channel.queue_declare(queue=queue, passive=True).message_count)
+    except ChannelError:  # there is no such queue yet
+        return 0
+
+
 def _publish(key: tuple[str, str], count: int) -> None:
     task, queue = key
-    for _ in range(min(count, MOST_BELLS)):
+    for _ in range(min(count, MOST_BELLS) - unanswered(queue)):
         current_app.send_task(task, args=[queue], queue=queue, connection=_connection(), retry=False)
 
 

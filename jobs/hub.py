@@ -27,7 +27,7 @@ from django.db.models import Q
 
 from jobs import log, visibility, wakeup
 from jobs.log import Page, Position
-from jobs.models import FINAL_EVENTS, Event, Job
+from jobs.models import FINAL_EVENTS, Event, EventType, Job
 from jobs.representation import as_json, event_as_dict
 from jobs.visibility import Viewer
 
@@ -38,6 +38,8 @@ READ_AGAIN_SECONDS = 3.0
 LOOK_AGAIN_SECONDS = 30.0
 """How often it is looked up again what watchers may see."""
 LAYER_PAUSE_SECONDS = 0.5
+MOST_REMEMBERED = 10_000
+"""Of how many jobs a watcher of all knows what it told last; progress of others passes."""
 MOST_QUEUED = 1000
 """A watcher that lets this many messages wait is too slow and is let go."""
 
@@ -53,10 +55,15 @@ class News:
     sequence: int
     text: str
     """The envelope as JSON."""
-    version: int = 0
-    """Of progress; 0 for events of the log."""
+    version: int
+    """The Job's version that it shows: what isn't newer than what was told is old."""
     position: Position | None = None
     """Right after this event; None for progress."""
+
+    @property
+    def is_progress(self) -> bool:
+        """Whether it is state and no event of the log: it has a version and no sequence of its own."""
+        return self.type == EventType.PROGRESS
 
     @property
     def is_final(self) -> bool:
@@ -186,10 +193,11 @@ class Hub:
                         yield news
             while True:
                 news = await watcher.next()
-                is_new = news.version > version if news.version else news.sequence > last
-                if is_new:
-                    last, version = max(last, news.sequence), max(version, news.version)
-                    yield news
+                if news.version <= version if news.is_progress else news.sequence <= last:
+                    continue
+                last = last if news.is_progress else news.sequence
+                version = max(version, news.version)
+                yield news
 
     async def watch_all(
         self, viewer: Viewer, position: Position | None, *, scope_all: bool = False
@@ -218,12 +226,12 @@ class Hub:
             versions: dict[UUID, int] = {}
             while True:
                 news = await watcher.next()
-                if news.version:
-                    if news.version <= versions.get(news.job_id, 0):
-                        continue
-                    versions[news.job_id] = news.version
-                elif news.is_final:
-                    versions.pop(news.job_id, None)
+                if news.is_progress and news.version <= versions.get(news.job_id, 0):
+                    continue
+                versions.pop(news.job_id, None)
+                versions[news.job_id] = news.version
+                if len(versions) > MOST_REMEMBERED:
+                    del versions[next(iter(versions))]
                 yield news
 
     @contextmanager
@@ -390,7 +398,14 @@ class NewsPage:
 def _as_news(event: Event, position: Position | None = None) -> News:
     job: Job = event.job  # type: ignore[assignment]  # the log's readers leave batch events out
     envelope = event_as_dict(event, job, log.finishing_artifacts(job))
-    return News(job_id=job.id, type=event.type, sequence=event.sequence, text=as_json(envelope), position=position)
+    return News(
+        job_id=job.id,
+        type=event.type,
+        sequence=event.sequence,
+        version=event.data["version"],
+        text=as_json(envelope),
+        position=position,
+    )
 
 
 def _as_page(page: Page) -> NewsPage:

@@ -431,7 +431,7 @@ def release(job_id: UUID, fence: int) -> bool:
             changes |= {"finished_at": now, "expires_at": now + _retention_of(job)}
             _move("release", job, CANCELLED, EventType.CANCELLED, now, changes)
         else:
-            changes |= {"ready_at": now, "attempt": job.attempt - 1}
+            changes |= {"ready_at": now, "attempt": job.attempt - 1, "start_by": None}  # it did begin in time
             _ring_on_commit([_move("release", job, PENDING, EventType.RETRYING, now, changes)])
     return True
 

@@ -22,6 +22,9 @@ from uuid import UUID, uuid4
 
 from django.conf import settings
 from django.db import DatabaseError, InterfaceError, close_old_connections, connection, connections, transaction
+from django.utils import timezone
+from rest_framework.fields import empty
+from rest_framework.serializers import Serializer
 
 from jobs import doorbell, lifecycle, wakeup
 from jobs.context import Context, InputFile, Notes, clean_text, storable
@@ -54,8 +57,18 @@ NUL_ESCAPE = re.compile(r"(?<!\\)(\\\\)*\\u0000")
 """NUL in JSON's text: an escape whose backslash isn't itself escaped. PostgreSQL's jsonb can't hold it."""
 
 
-stopping = multiprocessing.Event()
-"""Set when the worker has to stop; made before prefork children are, so that they see it too."""
+_stop_sign = multiprocessing.RawValue("b", 0)
+"""One byte that prefork children share with their parent; it has no lock, which a killed child could leave locked."""
+
+
+def tell_to_stop() -> None:
+    """Let running jobs end for a while and claim no more; heeded by this process and its children."""
+    _stop_sign.value = 1
+
+
+def is_stopping() -> bool:
+    """Tell whether the worker has to stop."""
+    return bool(_stop_sign.value)
 
 
 # --- The process ------------------------------------------------------------------------------------------------------
@@ -134,7 +147,7 @@ def work(queue: str) -> int:
         How many were run.
     """
     worker, done, end_at = this_process(), 0, time.monotonic() + HOLD_SECONDS
-    while time.monotonic() < end_at and not stopping.is_set():
+    while time.monotonic() < end_at and not is_stopping():
         close_old_connections()
         jobs = lifecycle.claim(queue, HAND, worker.id)
         for job in jobs:
@@ -154,7 +167,8 @@ def run(job: Job) -> None:
         outcome = attempt(job, context)
     finally:
         guard().release(watch)
-    if connection.in_atomic_block:  # the handler left a transaction open: nothing of it may stay
+    # The handler left a transaction open, or commits off: nothing of it may stay.
+    if connection.in_atomic_block or not connection.get_autocommit():
         connection.close()
         del connections[connection.alias]  # Django opens none again that was closed inside a transaction
     if outcome is None:
@@ -201,8 +215,18 @@ def arguments(job: Job) -> dict[str, Any]:
     serializer = kind.params(data=plain, partial=True)
     serializer.is_valid(raise_exception=True)
     return {
+        **defaults_of(serializer),
         **serializer.validated_data,
         **{name: InputFile(upload=upload) for name, upload in uploads.items()},
+    }
+
+
+def defaults_of(serializer: Serializer[Any]) -> dict[str, Any]:
+    """Give the defaults of params, for those that were added to a kind after the job was accepted."""
+    return {
+        str(field.source): field.get_default()
+        for field in serializer.fields.values()
+        if field.default is not empty and not field.read_only
     }
 
 
@@ -244,7 +268,7 @@ def is_nested_deeper(value: Any, most: int) -> bool:
 
 def timed_out(job: Job) -> Outcome:
     """Tell of an attempt whose time was over; past the whole job's deadline no other one follows."""
-    if job.finish_by and job.finish_by <= statements().now():
+    if job.finish_by and job.finish_by <= timezone.now():
         error = {"code": "deadline_exceeded", "message": f"It did not end within {job.deadline_seconds} s."}
         return Outcome(job=job, error=error, retry=False)
     error = {"code": "timeout", "message": f"The attempt took longer than {job.timeout_seconds} s."}
@@ -399,7 +423,7 @@ class Guard(threading.Thread):
             self._tell_to_stop(watch, JobTimedOut("The attempt's time is over."), now)
         if watch.force_at and now >= watch.force_at:
             self._force(watch)
-        elif stopping.is_set():
+        elif is_stopping():
             watch.release_at = watch.release_at or now + RELEASE_SECONDS
             if now >= watch.release_at:
                 self._release(watch)
@@ -458,17 +482,18 @@ class Guard(threading.Thread):
                     lifecycle.finish([Outcome(job=watch.job, is_cancelled=True)])
                 case JobTimedOut():
                     lifecycle.conclude([timed_out(watch.job)])
-        except (DatabaseError, InterfaceError):  # the lease runs out, and the sweeper sees to it
-            logger.warning("%s %s: its end can't be written", watch.job.kind, watch.job.id, exc_info=True)
-        self._leave()
+        finally:  # where its end can't be written, the lease runs out, and the sweeper sees to it
+            self._leave()
 
     def _release(self, watch: Watch) -> None:
         """Put a job back because its worker has to stop."""
         logger.info("%s %s: put back, the worker stops", watch.job.kind, watch.job.id)
         self._drop(watch)
-        lifecycle.release(watch.job.id, watch.job.fence)
         watch.context.stop(LeaseLost("The worker stops."))
-        self._leave()
+        try:
+            lifecycle.release(watch.job.id, watch.job.fence)
+        finally:  # where it can't be written, the lease runs out, and the sweeper sees to it
+            self._leave()
 
     def _leave(self) -> None:
         """Leave a handler that can't be waited for: end the process with it, or count its slot as leaked."""

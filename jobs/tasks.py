@@ -29,7 +29,7 @@ def end_in_child(**_: Any) -> None:
 @signals.worker_shutting_down.connect
 def stop_claiming(**_: Any) -> None:
     """Let running jobs end for a while, and have those put back that don't."""
-    runner.stopping.set()
+    runner.tell_to_stop()
 
 
 @signals.worker_ready.connect

@@ -14,16 +14,18 @@ from jobs.models import Job
 from jobs.sql.statements import Settlement
 
 # 'PENDING' is a literal: a generic plan with a parameter there can't use the partial index.
+# MATERIALIZED: a subquery that stands bare in FROM may be run again for each row of j, and take one more each time.
 CLAIM = """
+WITH next AS MATERIALIZED (
+    SELECT id FROM jobs_job
+    WHERE queue = %(queue)s AND status = 'PENDING' AND ready_at IS NOT NULL AND kind = ANY(%(kinds)s)
+    ORDER BY priority DESC, ready_at, id LIMIT %(count)s FOR UPDATE SKIP LOCKED
+)
 UPDATE jobs_job AS j SET
     status = 'RUNNING', attempt = j.attempt + 1, fence = j.fence + 1, worker = %(worker)s, ready_at = NULL,
     lease_until = clock_timestamp() + %(lease)s * interval '1 second', started_at = clock_timestamp(), progress = NULL,
     sequence = j.sequence + 1, version = j.version + 1
-FROM (
-    SELECT id FROM jobs_job
-    WHERE queue = %(queue)s AND status = 'PENDING' AND ready_at IS NOT NULL AND kind = ANY(%(kinds)s)
-    ORDER BY priority DESC, ready_at, id LIMIT %(count)s FOR UPDATE SKIP LOCKED
-) AS next
+FROM next
 WHERE j.id = next.id
 RETURNING j.*
 """

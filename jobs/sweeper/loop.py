@@ -18,6 +18,10 @@ logger = logging.getLogger(__name__)
 ROUND_SECONDS = 30.0
 """A duty that takes longer hangs: the process ends itself, and its supervisor starts it again."""
 PAUSE_SECONDS = 1.0
+FIRST_RESCUE_SECONDS = 10.0
+"""Two beats of a worker."""
+OUTAGE_SECONDS = 5.0
+"""A duty that took so long met a database that stood still."""
 
 
 class Sweeper:
@@ -26,7 +30,8 @@ class Sweeper:
     def __init__(self) -> None:
         self._stopped = threading.Event()
         self._next = {each.name: 0.0 for each in duties()}
-        self._not_before = 0.0
+        # Who comes up after an outage doesn't know of it: workers have the time to beat first.
+        self._not_before = time.monotonic() + FIRST_RESCUE_SECONDS
         self._busy_since: float | None = None
 
     def stop(self) -> None:
@@ -55,9 +60,13 @@ class Sweeper:
             logger.warning("%s: the database is away (%s)", duty.name, type(error).__name__)
             connection.close()
             self._not_before = time.monotonic() + LEASE_SECONDS
+        except Exception:
+            logger.exception("%s stumbled; the other duties go on", duty.name)
         else:
             if done:
                 logger.info("%s: %d", duty.name, done)
+            if time.monotonic() - now > OUTAGE_SECONDS:  # it stood still, and so did the workers' beats
+                self._not_before = time.monotonic() + LEASE_SECONDS
         finally:
             self._busy_since = None
 

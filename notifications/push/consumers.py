@@ -76,11 +76,19 @@ class JobsConsumer(AsyncWebsocketConsumer):
     # The hub is the layer's only member in this process; a channel for each socket would cost a subscription in Redis.
     channel_layer_alias = "none: the hub listens for all sockets"
 
-    async def connect(self) -> None:
-        """Accept, and find the viewer by session or header, or wait for the first message."""
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        """Run the socket; its tasks end with it, also where the server cancels it and nobody says goodbye."""
         self._guest: Watcher | None = None
         self._staying: asyncio.Task[None] | None = None
         self._subscriptions: dict[UUID | None, asyncio.Task[None]] = {}
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            for task in self._tasks():
+                task.cancel()
+
+    async def connect(self) -> None:
+        """Accept, and find the viewer by session or header, or wait for the first message."""
         self._mistakes = 0
         self._late: asyncio.TimerHandle | None = None
         await self.accept(SUBPROTOCOL if SUBPROTOCOL in self.scope.get("subprotocols", []) else None)
@@ -95,10 +103,13 @@ class JobsConsumer(AsyncWebsocketConsumer):
         """End the subscriptions with the socket."""
         if self._late:
             self._late.cancel()
-        tasks = [*self._subscriptions.values(), *([self._staying] if self._staying else [])]
+        tasks = self._tasks()
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+
+    def _tasks(self) -> list[asyncio.Task[None]]:
+        return [*self._subscriptions.values(), *([self._staying] if self._staying else [])]
 
     async def receive(self, text_data: str | None = None, bytes_data: bytes | None = None) -> None:
         """Answer one message of the client."""

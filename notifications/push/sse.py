@@ -111,15 +111,16 @@ async def stream(grant: Grant, receive: Receive, send: Send, *, is_reset: bool) 
         beginning += f"event: reset\nid: {grant.cursor}\ndata: {as_json({'cursor': grant.cursor})}\n\n"
     await send({"type": "http.response.body", "body": beginning.encode(), "more_body": True})
     writing, leaving = asyncio.ensure_future(write(grant, send)), asyncio.ensure_future(client_leaves(receive))
-    await asyncio.wait({writing, leaving}, return_when=asyncio.FIRST_COMPLETED)
-    leaving.cancel()
-    if not writing.done():
+    try:
+        await asyncio.wait({writing, leaving}, return_when=asyncio.FIRST_COMPLETED)
+    finally:  # also where the server cancels this
+        leaving.cancel()
+        is_over = writing.done()
         writing.cancel()
         with suppress(asyncio.CancelledError):
             await writing
-        return
-    writing.result()
-    await send({"type": "http.response.body", "body": b""})
+    if is_over:
+        await send({"type": "http.response.body", "body": b""})
 
 
 async def write(grant: Grant, send: Send) -> None:
@@ -169,7 +170,7 @@ async def with_pauses(news_of: AsyncGenerator[News]) -> AsyncGenerator[News | No
 
 def as_sse(news: News, *, is_feed: bool) -> str:
     """Write an event's block; progress has no id, so that a resume never depends on it."""
-    number = "" if news.version else f"id: {news.cursor if is_feed else news.sequence}\n"
+    number = "" if news.is_progress else f"id: {news.cursor if is_feed else news.sequence}\n"
     return f"event: {news.type}\n{number}data: {news.text}\n\n"
 
 

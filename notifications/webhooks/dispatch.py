@@ -19,6 +19,7 @@ from django.db import transaction
 from django.db.models import Exists, F, OuterRef, Prefetch, Q, QuerySet
 
 from jobs.models import Artifact
+from jobs.runner import is_stopping
 from jobs.sql import statements
 from notifications import destinations
 from notifications.models import Delivery, DeliveryAttempt, DeliveryStatus, Endpoint, Webhook
@@ -44,7 +45,7 @@ def deliver() -> int:
         How many attempts were made.
     """
     sent = 0
-    while endpoint := take():
+    while not is_stopping() and (endpoint := take()):
         sent += serve(endpoint)
     return sent
 
@@ -78,7 +79,7 @@ def serve(endpoint: Endpoint) -> int:
     """
     sent, end_at = 0, time.monotonic() + HOLD_SECONDS
     try:
-        while time.monotonic() < end_at:
+        while time.monotonic() < end_at and not is_stopping():
             delivery = next_delivery(endpoint)
             if delivery is None:
                 break
@@ -136,6 +137,8 @@ def record(delivery: Delivery, begun: datetime, answer: Answer) -> None:
         guard = Delivery.objects.filter(pk=delivery.pk, status=DeliveryStatus.PENDING, attempts=delivery.attempts)
         if not guard.update(attempts=number, **changes):
             return
+        if delivery.webhook_id and verdict(answer) == Verdict.GONE:
+            disable(delivery.webhook_id, "The receiver answered 410 Gone.")
         DeliveryAttempt.objects.create(
             delivery=delivery,
             number=number,
@@ -160,8 +163,6 @@ def _next_state(delivery: Delivery, number: int, now: datetime, answer: Answer) 
         case Verdict.DELIVERED:
             return {"status": DeliveryStatus.DELIVERED, "finished_at": now, "next_attempt_at": None}
         case Verdict.GONE:
-            if delivery.webhook_id:
-                disable(delivery.webhook_id, "The receiver answered 410 Gone.")
             return {"status": DeliveryStatus.FAILED, "finished_at": now, "next_attempt_at": None}
         case Verdict.RETRY:
             again = next_attempt(number, now, answer.retry_after_seconds)

@@ -6,6 +6,7 @@ from datetime import timedelta
 from uuid import uuid4
 
 import pytest
+from django.db import connection
 from django.utils import timezone
 
 from jobs import lifecycle, log
@@ -290,3 +291,27 @@ def test_a_unique_key_is_held_until_its_job_is_final() -> None:
     new_job(owner, unique_key="u")
     with pytest.raises(UniqueKeyTaken):
         lifecycle.reopen(first.pk, by="somebody")
+
+
+@pytest.mark.postgresql_only
+@pytest.mark.django_db(transaction=True)
+def test_a_claim_takes_no_more_than_asked_whatever_the_planner_thinks() -> None:
+    owner = new_user()
+    new_job(owner)
+    with connection.cursor() as cursor:
+        cursor.execute("VACUUM ANALYZE jobs_job")
+    for _ in range(12):
+        new_job(owner)
+    assert len(lifecycle.claim("default", 1, WORKER)) == 1
+    assert Job.objects.filter(status=Status.RUNNING).count() == 1
+
+
+def test_a_job_that_is_put_back_is_due_at_once_and_nothing_is_counted() -> None:
+    job = claimed_job(max_attempts=1, start_within_seconds=1)
+    assert lifecycle.release(job.pk, job.fence)
+    assert not lifecycle.release(job.pk, job.fence)
+    Job.objects.filter(pk=job.pk, start_by__isnull=False).update(start_by=timezone.now() - timedelta(seconds=1))
+    assert lifecycle.expire(10) == 0
+    (again,) = lifecycle.claim("default", 1, WORKER)
+    assert (again.attempt, again.crashes, again.failures) == (1, 0, 0)
+    assert types_of(job) == ["job.accepted", "job.started", "job.retrying", "job.started"]

@@ -211,6 +211,7 @@ def test_gone_disables_a_webhook_and_ends_what_waits_for_it() -> None:
     webhook.refresh_from_db()
     assert not webhook.is_active
     assert "410" in webhook.disabled_reason
+    assert DeliveryAttempt.objects.count() == 1
     assert set(webhook.deliveries.values_list("status", flat=True)) == {DeliveryStatus.FAILED}
     assert set(other.deliveries.values_list("status", flat=True)) == {DeliveryStatus.PENDING}
     new_job(owner)
