@@ -215,7 +215,7 @@ def arguments(job: Job) -> dict[str, Any]:
     serializer = kind.params(data=plain, partial=True)
     serializer.is_valid(raise_exception=True)
     return {
-        **defaults_of(serializer),
+        **defaults_of(kind.params()),
         **serializer.validated_data,
         **{name: InputFile(upload=upload) for name, upload in uploads.items()},
     }

@@ -23,7 +23,7 @@ from jobs.kinds import kind
 from jobs.lifecycle import Beat, Held, Outcome
 from jobs.models import Artifact, Job, Status, Worker
 from jobs.runner import Guard, Process
-from tests.factories import claimed_job, new_user
+from tests.factories import claimed_job, new_job, new_user
 from tests.waiting import wait_until
 
 Handler = Callable[[Context, dict[str, Any]], Any]
@@ -557,10 +557,15 @@ def test_an_end_that_was_written_though_its_commit_seemed_to_fail_counts_as_ours
 @pytest.mark.django_db(transaction=True)
 def test_one_bell_drains_the_queue(declare: Declare) -> None:
     owner, name = new_user(), declare(lambda _context, params: params)
-    from tests.factories import new_job
 
     ids = [new_job(owner, kind=name, params={}).pk for _ in range(5)]
     with guarded():
         assert runner.work("default") == 5
         assert runner.work("default") == 0
     assert set(Job.objects.filter(pk__in=ids).values_list("status", flat=True)) == {Status.COMPLETED}
+
+
+@pytest.mark.django_db
+def test_a_param_that_a_kind_got_later_has_its_default() -> None:
+    job = new_job(params={"steps": 3})
+    assert runner.arguments(job) == {"seconds": 5, "steps": 3, "failures": 0}
