@@ -220,7 +220,7 @@ class Hub:
         with self._watching(viewer, None, scope_all=scope_all) as watcher:
             while position is not None:
                 page = await database_sync_to_async(_page)(position, viewer.visible(scope_all=scope_all), end)
-                for news in page.news:
+                for news, _, _ in page.items:
                     yield news
                 position = None if page.is_last else page.position
             versions: dict[UUID, int] = {}
@@ -388,9 +388,8 @@ async def hub() -> Hub:
 class NewsPage:
     """A page of the log, written as JSON."""
 
-    news: list[News]
     items: list[tuple[News, int, int | None]]
-    """The same with each job's owner and team."""
+    """Each with its job's owner and team."""
     position: Position
     is_last: bool
 
@@ -410,7 +409,7 @@ def _as_news(event: Event, position: Position | None = None) -> News:
 
 def _as_page(page: Page) -> NewsPage:
     items = [(_as_news(event, place), event.owner_id, event.team_id) for event, place in page.events]
-    return NewsPage(news=[item[0] for item in items], items=items, position=page.position, is_last=page.is_last)
+    return NewsPage(items=items, position=page.position, is_last=page.is_last)
 
 
 def _read_all(position: Position) -> NewsPage:

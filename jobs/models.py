@@ -6,6 +6,7 @@ Only `lifecycle` writes a job's status. `docs/lifecycle.md` draws the life of a 
 from __future__ import annotations
 
 import uuid
+from datetime import datetime, timedelta
 from typing import ClassVar
 
 from django.conf import settings
@@ -273,6 +274,9 @@ class IdempotencyKey(models.Model):
         return self.key
 
 
+WORKER_LIVES = timedelta(seconds=30)
+
+
 class Worker(models.Model):
     """A worker process, from its start to its end; its id is never used again."""
 
@@ -286,6 +290,11 @@ class Worker(models.Model):
 
     def __str__(self) -> str:
         return f"{self.host}:{self.pid}"
+
+    @classmethod
+    def alive(cls, now: datetime) -> models.QuerySet[Worker]:
+        """Find those that were seen lately; each says every 10 s that it lives."""
+        return cls.objects.filter(seen_at__gt=now - WORKER_LIVES)
 
 
 class LogEpoch(models.Model):

@@ -2,21 +2,14 @@
 
 from __future__ import annotations
 
-import uuid
 from typing import ClassVar
 
 from django.conf import settings
 from django.db import models
 from django.db.models import Q
 from encrypted_fields.fields import EncryptedTextField
-from uuid_utils.compat import uuid7
 
-from jobs.models import Event, Job
-
-
-def new_id() -> uuid.UUID:
-    """Make a UUIDv7 (RFC 9562 §5.7)."""
-    return uuid7()
+from jobs.models import Event, Job, new_id
 
 
 class Endpoint(models.Model):

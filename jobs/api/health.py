@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import timedelta
 from http import HTTPStatus
 
 import redis
@@ -14,8 +13,6 @@ from django.http import HttpRequest, HttpResponse, JsonResponse
 
 from jobs.models import Worker
 from jobs.sql import statements
-
-WORKER_LIVES = timedelta(seconds=30)
 
 
 def healthz(request: HttpRequest) -> HttpResponse:
@@ -52,6 +49,6 @@ def _broker() -> str:
 
 
 def _workers() -> str:
-    queues = Worker.objects.filter(seen_at__gt=statements().now() - WORKER_LIVES).values_list("queues", flat=True)
+    queues = Worker.alive(statements().now()).values_list("queues", flat=True)
     count = sum("default" in each for each in queues)
     return f"ok ({count} seen)" if count else "away (none seen)"

@@ -12,7 +12,6 @@ from jobs.sql import statements
 INTERVAL_SECONDS = 1.0
 OVERDUE_SECONDS = 0.5
 """Younger ones have just been rung for."""
-WORKER_LIVES_SECONDS = 30
 
 
 def sweep() -> int:
@@ -25,9 +24,7 @@ def sweep() -> int:
         .order_by()
     )
     slots: Counter[str] = Counter()
-    for queues, number in Worker.objects.filter(seen_at__gt=now - timedelta(seconds=WORKER_LIVES_SECONDS)).values_list(
-        "queues", "slots"
-    ):
+    for queues, number in Worker.alive(now).values_list("queues", "slots"):
         slots.update(dict.fromkeys(queues, number))
     rung = 0
     for queue, count in overdue:

@@ -5,7 +5,7 @@ import encrypted_fields.fields
 from django.conf import settings
 from django.db import migrations, models
 
-import notifications.models
+import jobs.models
 
 
 class Migration(migrations.Migration):
@@ -41,9 +41,7 @@ class Migration(migrations.Migration):
             fields=[
                 (
                     "id",
-                    models.UUIDField(
-                        default=notifications.models.new_id, editable=False, primary_key=True, serialize=False
-                    ),
+                    models.UUIDField(default=jobs.models.new_id, editable=False, primary_key=True, serialize=False),
                 ),
                 ("host", models.CharField(help_text="scheme, host and port", max_length=300)),
                 ("owner", models.UUIDField(help_text="the process that sends to it now", null=True)),
@@ -67,9 +65,7 @@ class Migration(migrations.Migration):
             fields=[
                 (
                     "id",
-                    models.UUIDField(
-                        default=notifications.models.new_id, editable=False, primary_key=True, serialize=False
-                    ),
+                    models.UUIDField(default=jobs.models.new_id, editable=False, primary_key=True, serialize=False),
                 ),
                 ("url", models.TextField()),
                 ("event_types", models.JSONField(default=list)),
@@ -102,9 +98,7 @@ class Migration(migrations.Migration):
             fields=[
                 (
                     "id",
-                    models.UUIDField(
-                        default=notifications.models.new_id, editable=False, primary_key=True, serialize=False
-                    ),
+                    models.UUIDField(default=jobs.models.new_id, editable=False, primary_key=True, serialize=False),
                 ),
                 ("is_callback", models.BooleanField(help_text="for the job's callbackUrl, and not for a webhook")),
                 ("url", models.TextField()),
