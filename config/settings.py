@@ -181,7 +181,11 @@ _options = _database.setdefault("OPTIONS", {})
 match _database.get("ENGINE"):
     case "django.db.backends.sqlite3":
         # WAL lets readers and the one writer work side by side; FULL keeps the last commits at power loss; IMMEDIATE
-        # takes the write lock at BEGIN, where the busy timeout counts (docs/decisions/sqlite.md).
+        # takes the write lock at BEGIN, where the busy timeout counts. `config.sqlite` is Django's backend with a queue
+        # for writers (docs/decisions/sqlite.md).
+        _database["ENGINE"] = "config.sqlite"
+        # The tests' database is a file too: in memory it has no WAL, no queue and no second process.
+        _database["TEST"] = {"NAME": f"{_database['NAME']}.test"}
         _database["CONN_MAX_AGE"] = 0 if PROCESS == "web" else None  # under ASGI each request has a thread of its own
         _options["transaction_mode"] = "IMMEDIATE"
         _options["timeout"] = 30
@@ -189,6 +193,10 @@ match _database.get("ENGINE"):
     case "django.db.backends.postgresql":
         # Under ASGI each request has a thread of its own, so only a pool's connections are used again; a worker's
         # prefork child must never share a pool, and keeps one connection (celery/celery#9953).
+        # A server that is cut off without a word is noticed before a lease is over.
+        for _name, _seconds in (("connect_timeout", 5), ("keepalives_idle", 10), ("keepalives_interval", 5)):
+            _options.setdefault(_name, _seconds)
+        _options.setdefault("tcp_user_timeout", 20_000)  # milliseconds
         if PROCESS == "web":
             _options["pool"] = {"min_size": 1, "max_size": env.int("DATABASE_POOL", 10), "timeout": 5}
         else:
@@ -316,8 +324,9 @@ LOG_LEVEL = env.str("LOG_LEVEL", default="INFO").upper()
 LOGGING = {
     "version": 1,
     "disable_existing_loggers": False,
-    "formatters": {"line": {"format": "%(asctime)s %(levelname)s %(name)s: %(message)s"}},
-    "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "line"}},
+    "filters": {"job": {"()": "jobs.log_context.JobFilter"}},
+    "formatters": {"line": {"format": "%(asctime)s %(levelname)s %(name)s%(job)s: %(message)s"}},
+    "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "line", "filters": ["job"]}},
     "root": {"handlers": ["stderr"], "level": LOG_LEVEL},
     "loggers": {
         "daphne": {"level": "WARNING"},
