@@ -116,7 +116,7 @@ def polls(port: int, peer_port: int) -> tuple[Poll, str]:
     owner = get_user_model().objects.create_user("benchmark")
     kind = get_kind("bench.noop")
     lifecycle.accept([Submission(kind=kind, owner_id=owner.pk)])
-    (job,) = lifecycle.claim(kind.queue, 1, uuid4())
+    (job,) = lifecycle.claim(kind.queue, uuid4())
     headers = {"Authorization": f"Bearer {create_token(owner, 'benchmark')}"}
     poll = Poll(port=port, path=f"/api/jobs/status/{job.id}", headers=headers, status=HTTPStatus.OK)
     return poll, f"/minimal/{job.id}"

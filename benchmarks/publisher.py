@@ -30,7 +30,7 @@ def main() -> None:
 
     kind = get_kind("bench.noop")
     lifecycle.accept([Submission(kind=kind, owner_id=int(sys.argv[1]))])
-    (job,) = lifecycle.claim(kind.queue, 1, uuid4())
+    (job,) = lifecycle.claim(kind.queue, uuid4())
     print(job.id, flush=True)
     layer = get_channel_layer()
 
@@ -44,7 +44,7 @@ def main() -> None:
                     with transaction.atomic():
                         transaction.on_commit(say_time)  # the first after the commit, before the wake-up
                         text = {"level": "info", "message": "Something has happened, and everybody is to know."}
-                        lifecycle.beat([Beat(job_id=job.id, fence=job.fence, lines=[text], moments=[timezone.now()])])
+                        lifecycle.beat([Beat(job=job, lines=[text], moments=[timezone.now()])])
                 case ["bare", size]:
                     text_of_size = '{"type":"event","event":"' + "x" * (int(size) - 27) + '"}'
                     say_time()

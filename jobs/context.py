@@ -238,6 +238,11 @@ class Context:
             self._is_push_due = False
             return progress
 
+    @property
+    def latest_progress(self) -> dict[str, Any] | None:
+        """The newest progress, written or not."""
+        return self._progress
+
     def take_notes(self) -> Notes:
         """Empty the buffer."""
         with self._lock:

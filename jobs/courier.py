@@ -23,11 +23,11 @@ Hint = TypeVar("Hint")
 
 
 class Courier(Generic[Key, Hint]):
-    """Delivers merged hints one after another.
+    """Delivers merged hints, all that wait at once.
 
     Args:
         name: the thread's name.
-        deliver: called in the thread with one key and its hint; raises where the way is closed.
+        deliver: called in the thread with hints by key; raises where the way is closed.
         merge: makes one hint of two that wait under the same key.
         keep: whether a hint whose delivery failed is tried again until it goes out.
     """
@@ -35,7 +35,7 @@ class Courier(Generic[Key, Hint]):
     def __init__(
         self,
         name: str,
-        deliver: Callable[[Key, Hint], None],
+        deliver: Callable[[dict[Key, Hint]], None],
         merge: Callable[[Hint, Hint], Hint],
         *,
         keep: bool,
@@ -81,28 +81,25 @@ class Courier(Generic[Key, Hint]):
         while True:
             with self._news:
                 self._news.wait_for(lambda: bool(self._waiting))
-                key = next(iter(self._waiting))
-                hint = self._waiting.pop(key)
+                hints, self._waiting = self._waiting, {}
                 self._is_out = True
             try:
-                self._deliver(key, hint)
+                self._deliver(hints)
             except Exception as error:
                 logger.warning(
                     "%s: the way is closed (%s), next try in %.1f s", self._name, type(error).__name__, pause
                 )
-                self._come_back(key, hint if self._keep else None)
+                self._come_back(hints if self._keep else {})
                 time.sleep(pause)
                 pause = min(pause * 2, LONGEST_PAUSE_SECONDS)
             else:
-                self._come_back(key, None)
+                self._come_back({})
                 pause = FIRST_PAUSE_SECONDS
 
-    def _come_back(self, key: Key, undelivered: Hint | None) -> None:
+    def _come_back(self, undelivered: dict[Key, Hint]) -> None:
         with self._news:
             self._is_out = False
-            if undelivered is not None:
-                newer = self._waiting.pop(key, None)
-                self._put(key, undelivered)
-                if newer is not None:
-                    self._put(key, newer)
+            newer, self._waiting = self._waiting, undelivered
+            for key, hint in newer.items():
+                self._put(key, hint)
             self._news.notify_all()

@@ -7,11 +7,15 @@ merge while they wait, and a closed broker is met in the courier's thread, never
 from __future__ import annotations
 
 import os
+import time
+from collections import defaultdict
+from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
 from amqp.exceptions import ChannelError
 from celery import current_app
+from django.db import transaction
 from kombu import Connection
 
 from jobs.courier import Courier
@@ -21,6 +25,8 @@ WORK = "jobs.work"
 
 MOST_BELLS = 8
 """A worker that is rung claims one job after another, so a thousand submissions need few bells."""
+COUNT_SECONDS = 1.0
+"""How long the unanswered bells of a queue needn't be counted again."""
 
 
 def ring(queue: str, count: int = 1, task: str = WORK) -> None:
@@ -32,6 +38,11 @@ def ring(queue: str, count: int = 1, task: str = WORK) -> None:
         task: the Celery task to start with the queue's name.
     """
     _courier.send((task, queue), count)
+
+
+def ring_on_commit(queue: str, count: int = 1) -> None:
+    """Wake workers of a queue once the transaction is committed that has jobs become due."""
+    transaction.on_commit(lambda: ring(queue, count))
 
 
 def flush(timeout_seconds: float) -> bool:
@@ -67,10 +78,33 @@ def unanswered(queue: str) -> int:
         return 0
 
 
-def _publish(key: tuple[str, str], count: int) -> None:
-    task, queue = key
-    for _ in range(min(count, MOST_BELLS) - unanswered(queue)):
-        current_app.send_task(task, args=[queue], queue=queue, connection=_connection(), retry=False)
+@dataclass
+class Burst:
+    """What was rung on a queue since its unanswered bells were counted last."""
+
+    counted_at: float = 0.0
+    rung: int = MOST_BELLS
+
+    def needed(self, queue: str, count: int) -> int:
+        """Say how many bells should go out for so many jobs; the first few a second go without counting."""
+        now = time.monotonic()
+        if self.rung < MOST_BELLS and now - self.counted_at < COUNT_SECONDS:
+            return min(count, MOST_BELLS)
+        waiting = unanswered(queue)
+        self.counted_at, self.rung = now, waiting
+        return max(0, min(count, MOST_BELLS) - waiting)
+
+
+_bursts: defaultdict[str, Burst] = defaultdict(Burst)
+
+
+def _publish(rings: dict[tuple[str, str], int]) -> None:
+    for (task, queue), count in rings.items():
+        burst = _bursts[queue]
+        bells = burst.needed(queue, count)
+        for _ in range(bells):
+            current_app.send_task(task, args=[queue], queue=queue, connection=_connection(), retry=False)
+        burst.rung += bells
 
 
 _courier: Courier[tuple[str, str], int] = Courier("doorbell", _publish, lambda one, other: one + other, keep=False)

@@ -19,13 +19,37 @@ class JobFailure(JobsError):
         code: a stable word for programs, such as `not_a_csv_file`.
         message: one sentence for people; no path, no traceback.
         retry: whether another attempt could go better.
+        retry_after: seconds until the next attempt; a pause that grows with each failure if left out.
     """
 
-    def __init__(self, code: str, message: str, *, retry: bool = False) -> None:
+    def __init__(self, code: str, message: str, *, retry: bool = False, retry_after: float | None = None) -> None:
         super().__init__(message)
         self.code = code
         self.message = message
         self.retry = retry
+        self.retry_after = retry_after
+
+
+class DoNotRetry(JobFailure):
+    """Raised by a handler to fail its job for good, however many attempts are left."""
+
+    def __init__(self, message: str, code: str = "handler_failed") -> None:
+        super().__init__(code, message)
+
+
+class RetryAfter(JobFailure):
+    """Raised by a handler to have its job tried again after so many seconds, while attempts are left.
+
+    Raises:
+        ValueError: the seconds aren't between 0 and a year.
+    """
+
+    LONGEST_SECONDS = 365 * 24 * 3600.0
+
+    def __init__(self, seconds: float, message: str = "The job asked to be tried later.", code: str = "retry_later"):
+        if not 0 <= seconds <= self.LONGEST_SECONDS:
+            raise ValueError(f"seconds is {seconds!r}; it must be between 0 and {self.LONGEST_SECONDS:,.0f}.")
+        super().__init__(code, message, retry=True, retry_after=seconds)
 
 
 class JobCancelled(JobsError):
@@ -58,6 +82,10 @@ class UniqueKeyTaken(JobsError):
     def __init__(self, standing: Job) -> None:
         super().__init__("Another job with this uniqueKey isn't finished yet.")
         self.standing = standing
+
+
+class UniqueKeyRepeated(JobsError):
+    """Two jobs of one batch have the same kind and unique key."""
 
 
 class KeyReused(JobsError):

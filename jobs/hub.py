@@ -294,16 +294,18 @@ class Hub:
             case "news":
                 self._wake.set()
             case "changed":
-                self._ring(UUID(message["job"]))
+                for each in message["jobs"]:
+                    self._ring(UUID(each["job"]))
             case "progress":
-                news = News(
-                    job_id=UUID(message["job"]),
-                    type="job.progress",
-                    sequence=message["sequence"],
-                    text=message["envelope"],
-                    version=message["version"],
-                )
-                self._hand(news, message["owner"], message["team"])
+                for each in message["jobs"]:
+                    news = News(
+                        job_id=UUID(each["job"]),
+                        type="job.progress",
+                        sequence=each["sequence"],
+                        text=each["envelope"],
+                        version=each["version"],
+                    )
+                    self._hand(news, each["owner"], each["team"])
 
     async def _read(self) -> None:
         """Read the log after each wake-up, and every few seconds without one."""
@@ -323,6 +325,8 @@ class Hub:
                 self._is_reading = False
 
     async def _round(self) -> None:
+        if not self._watchers and not self._bells:  # nobody would hear what is read
+            self._position = await self._read_in_thread(log.here)
         while self._position is not None:
             page = await self._read_in_thread(_read_all, self._position)
             for news, owner_id, team_id in page.items:

@@ -10,6 +10,7 @@ A kind is declared where its handler is written, in the `kinds.py` of any instal
 
 from __future__ import annotations
 
+import inspect
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -53,6 +54,18 @@ class Kind:
     max_attempts: int
     queue: str
     retention: timedelta
+    max_running: int | None = None
+    max_running_per_user: int | None = None
+
+    @property
+    def is_limited(self) -> bool:
+        """Whether only so many of its jobs may run at once."""
+        return self.max_running is not None or self.max_running_per_user is not None
+
+    @cached_property
+    def is_async(self) -> bool:
+        """Whether its handler is a coroutine function."""
+        return inspect.iscoroutinefunction(self.handler)
 
     @cached_property
     def file_params(self) -> list[str]:
@@ -73,6 +86,8 @@ def kind(
     max_attempts: int = 3,
     queue: str = "default",
     retention: timedelta | None = None,
+    max_running: int | None = None,
+    max_running_per_user: int | None = None,
 ) -> Callable[[Handler], Handler]:
     """Declare the decorated function as the handler of a kind of jobs.
 
@@ -88,9 +103,11 @@ def kind(
         max_attempts: how many attempts may be begun.
         queue: the Celery queue whose workers run it.
         retention: how long a finished job is kept with its files; the setting `RETENTION` if None.
+        max_running: how many of its jobs may run at once.
+        max_running_per_user: how many of each user's may.
 
     Raises:
-        ImproperlyConfigured: the name is malformed or taken.
+        ImproperlyConfigured: the name is malformed or taken, or a limit isn't positive.
     """
 
     def declare(handler: Handler) -> Handler:
@@ -99,6 +116,9 @@ def kind(
         standing = _registry.get(name)
         if standing and standing.handler.__module__ != handler.__module__:
             raise ImproperlyConfigured(f"The kind {name!r} is declared twice, in {standing.handler.__module__} too.")
+        for limit in (max_running, max_running_per_user):
+            if limit is not None and limit < 1:
+                raise ImproperlyConfigured(f"The kind {name!r} lets {limit} jobs run; a limit must be at least 1.")
         _registry[name] = Kind(
             name=name,
             handler=handler,
@@ -109,6 +129,8 @@ def kind(
             max_attempts=max_attempts,
             queue=queue,
             retention=retention or settings.RETENTION,
+            max_running=max_running,
+            max_running_per_user=max_running_per_user,
         )
         return handler
 

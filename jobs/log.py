@@ -25,7 +25,7 @@ from django.db.models import BooleanField, Prefetch, Q, QuerySet
 from django.db.models.expressions import RawSQL
 
 from jobs.failures import JobsError
-from jobs.models import Artifact, Event, EventType, Job, LogEpoch
+from jobs.models import Artifact, Batch, Event, EventType, Job, LogEpoch
 from jobs.representation import changing_state
 
 PAGE = 500
@@ -62,6 +62,20 @@ def append(lines: Iterable[Line]) -> list[Event]:
             at=line.at,
         )
         for line in lines
+    )
+
+
+def append_batches(batches: Iterable[Batch], at: datetime) -> list[Event]:
+    """Write that batches are complete, inside the transaction of the update that raised their `sequence`."""
+    return Event.objects.bulk_create(
+        Event(
+            batch=batch,
+            owner_id=batch.owner_id,
+            sequence=batch.sequence,
+            type=EventType.BATCH_COMPLETED,
+            at=at,
+        )
+        for batch in batches
     )
 
 

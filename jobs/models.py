@@ -69,19 +69,30 @@ class Batch(models.Model):
 
     class Meta:
         verbose_name_plural = "batches"
+        indexes: ClassVar = [models.Index("id", name="batch_open", condition=Q(finished_at__isnull=True))]
 
     def __str__(self) -> str:
         return str(self.id)
+
+
+class Gate(models.IntegerChoices):
+    """Where a job stands whose kind lets only so many run at once (`limits`)."""
+
+    NONE = 0, "no limit"
+    USER = 1, "waits until fewer jobs of its user run"
+    KIND = 2, "waits until fewer jobs of its kind run"
+    THROUGH = 3, "counts among those that may run"
 
 
 class Job(models.Model):
     """One promise to run a handler, its state, and its result."""
 
     id = models.UUIDField(primary_key=True, default=new_id, editable=False)
-    owner = models.ForeignKey(settings.AUTH_USER_MODEL, models.PROTECT, related_name="jobs")
-    team = models.ForeignKey(Group, models.SET_NULL, null=True, blank=True, related_name="+")
-    batch = models.ForeignKey(Batch, models.SET_NULL, null=True, blank=True, related_name="jobs")
-    retried_from = models.ForeignKey("self", models.SET_NULL, null=True, blank=True, related_name="+")
+    # Each of these keys has an index of its own below, which serves more than the key alone.
+    owner = models.ForeignKey(settings.AUTH_USER_MODEL, models.PROTECT, related_name="jobs", db_index=False)
+    team = models.ForeignKey(Group, models.SET_NULL, null=True, blank=True, related_name="+", db_index=False)
+    batch = models.ForeignKey(Batch, models.SET_NULL, null=True, blank=True, related_name="jobs", db_index=False)
+    retried_from = models.ForeignKey("self", models.SET_NULL, null=True, blank=True, related_name="+", db_index=False)
 
     # What was asked for; never changes.
     kind = models.CharField(max_length=100)
@@ -119,12 +130,19 @@ class Job(models.Model):
     start_by = models.DateTimeField(null=True)
     finish_by = models.DateTimeField(null=True)
 
-    # Who has it. `fence` rises with every claim and stands in the WHERE of all that a worker writes.
-    ready_at = models.DateTimeField(null=True, help_text="due since then; null while scheduled or claimed")
+    # When it may be claimed: in the order of priority, turn, id (`docs/decisions/turns-and-limits.md`).
+    ready_at = models.DateTimeField(null=True, help_text="in line since then; null while scheduled, held back or begun")
+    turn = models.BigIntegerField(default=0, help_text="its place among users who take turns, within its priority")
+    gate = models.PositiveSmallIntegerField(choices=Gate, default=Gate.NONE, help_text="where its kind has a limit")
+
+    # Who has it. `fence` rises with every claim and stands in the WHERE of all that a worker writes. A pending job that
+    # has a worker is reserved: it lies in the worker's hand, hasn't begun, and is free again when its lease is over.
     fence = models.PositiveIntegerField(default=0)
     worker = models.UUIDField(null=True)
     lease_until = models.DateTimeField(null=True)
-    alone = models.BooleanField(default=False, help_text="was rescued from a hand of several: claimed alone")
+    alone = models.BooleanField(
+        default=False, help_text="had or is to have no company in its hand: if its worker is lost, that is its crash"
+    )
 
     class Meta:
         indexes: ClassVar = [
@@ -132,17 +150,36 @@ class Job(models.Model):
             models.Index(
                 "queue",
                 F("priority").desc(),
-                "ready_at",
+                "turn",
                 "id",
                 name="job_claim",
                 condition=Q(status="PENDING", ready_at__isnull=False),
+            ),
+            # Where a user's next job comes in.
+            models.Index(
+                fields=["owner", "queue", "priority", "turn"],
+                name="job_turn",
+                condition=Q(status="PENDING", ready_at__isnull=False),
+            ),
+            # Who stands first at the gate of a kind, and at that of a user.
+            models.Index("kind", "gate", F("priority").desc(), "turn", "id", name="job_gate", condition=Q(gate__gt=0)),
+            models.Index(
+                "kind",
+                "owner",
+                "gate",
+                F("priority").desc(),
+                "turn",
+                "id",
+                name="job_user_gate",
+                condition=Q(gate__gt=0),
             ),
             models.Index(
                 "run_at",
                 name="job_promote",
                 condition=Q(status="PENDING", ready_at__isnull=True, run_at__isnull=False),
             ),
-            models.Index("lease_until", name="job_lease", condition=Q(lease_until__isnull=False)),
+            # What runs. No index has the worker or the lease in it: reserving a job or renewing a lease touches none.
+            models.Index("id", name="job_running", condition=Q(status="RUNNING")),
             models.Index("start_by", name="job_start_by", condition=Q(status="PENDING", start_by__isnull=False)),
             models.Index(
                 "finish_by",
@@ -155,6 +192,8 @@ class Job(models.Model):
             models.Index(F("team"), F("id").desc(), name="job_by_team", condition=Q(team__isnull=False)),
             models.Index(F("status"), F("id").desc(), name="job_by_status"),
             models.Index(F("kind"), F("id").desc(), name="job_by_kind"),
+            models.Index(fields=["batch", "status"], name="job_by_batch", condition=Q(batch__isnull=False)),
+            models.Index("retried_from", name="job_retried_from", condition=Q(retried_from__isnull=False)),
         ]
         constraints: ClassVar = [
             models.UniqueConstraint(
@@ -184,11 +223,16 @@ class Event(models.Model):
     """
 
     id = models.BigAutoField(primary_key=True)
-    job = models.ForeignKey(Job, models.CASCADE, null=True, related_name="events")
-    batch = models.ForeignKey(Batch, models.CASCADE, null=True, related_name="events")
+    # No constraint on the hot path either: lifecycle writes a job's events in the transaction of its row, and retention
+    # removes them in that of its removal.
+    job = models.ForeignKey(Job, models.CASCADE, null=True, related_name="events", db_index=False, db_constraint=False)
+    batch = models.ForeignKey(Batch, models.CASCADE, null=True, related_name="events", db_index=False)
     owner_id: int
-    owner = models.ForeignKey(settings.AUTH_USER_MODEL, models.PROTECT, related_name="+", db_index=False)
-    team = models.ForeignKey(Group, models.SET_NULL, null=True, related_name="+", db_index=False)
+    # No constraints: the job's row has them, and each check would lock the user's row once an event.
+    owner = models.ForeignKey(
+        settings.AUTH_USER_MODEL, models.PROTECT, related_name="+", db_index=False, db_constraint=False
+    )
+    team = models.ForeignKey(Group, models.SET_NULL, null=True, related_name="+", db_index=False, db_constraint=False)
     kind = models.CharField(max_length=100)
     sequence = models.PositiveIntegerField()
     type = models.CharField(max_length=40)
@@ -198,7 +242,9 @@ class Event(models.Model):
     class Meta:
         constraints: ClassVar = [
             models.UniqueConstraint(fields=["job", "sequence"], name="event_job_sequence"),
-            models.UniqueConstraint(fields=["batch", "sequence"], name="event_batch_sequence"),
+            models.UniqueConstraint(
+                fields=["batch", "sequence"], name="event_batch_sequence", condition=Q(batch__isnull=False)
+            ),
             models.CheckConstraint(name="event_one_subject", condition=Q(job__isnull=True) | Q(batch__isnull=True)),
         ]
 
@@ -225,7 +271,7 @@ class Upload(models.Model):
 class JobUpload(models.Model):
     """Which upload a job's parameter names."""
 
-    job = models.ForeignKey(Job, models.CASCADE, related_name="+")
+    job = models.ForeignKey(Job, models.CASCADE, related_name="+", db_index=False)
     upload = models.ForeignKey(Upload, models.CASCADE, related_name="+")
     param = models.CharField(max_length=100)
 
@@ -240,7 +286,7 @@ class Artifact(models.Model):
     """A file that an attempt attached; the Job lists those of the attempt that finished it."""
 
     id = models.UUIDField(primary_key=True, default=new_id, editable=False)
-    job = models.ForeignKey(Job, models.CASCADE, related_name="artifacts")
+    job = models.ForeignKey(Job, models.CASCADE, related_name="artifacts", db_index=False)
     fence = models.PositiveIntegerField(help_text="of the claim that attached it")
     attempt = models.PositiveIntegerField()
     name = models.CharField(max_length=255)
@@ -295,6 +341,17 @@ class Worker(models.Model):
     def alive(cls, now: datetime) -> models.QuerySet[Worker]:
         """Find those that were seen lately; each says every 10 s that it lives."""
         return cls.objects.filter(seen_at__gt=now - WORKER_LIVES)
+
+
+class PausedQueue(models.Model):
+    """A queue of which no job is claimed until it is resumed."""
+
+    name = models.CharField(max_length=100, primary_key=True)
+    paused_at = models.DateTimeField()
+    paused_by = models.CharField(max_length=150, default="", blank=True)
+
+    def __str__(self) -> str:
+        return self.name
 
 
 class LogEpoch(models.Model):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
 
@@ -136,7 +136,7 @@ def _shape(job: Job, *, sequence: int, state: dict[str, Any], artifacts: Iterabl
         "uniqueKey": job.unique_key,
         "retriedFrom": job.retried_from_id and str(job.retried_from_id),
         "queuePosition": None,
-        "estimatedFinishAt": _estimated_finish(status, state),
+        "estimatedFinishAt": _finish_at_pace(status, state),
         "statusUrl": status_url(job.id),
         "eventsUrl": f"{settings.PUBLIC_URL}/api/jobs/{job.id}/events",
         "pageUrl": f"{settings.PUBLIC_URL}/jobs/{job.id}",
@@ -150,6 +150,14 @@ def _shape(job: Job, *, sequence: int, state: dict[str, Any], artifacts: Iterabl
     }
 
 
+def finish_at_pace(status: str, started_at: datetime | None, progress: dict[str, Any] | None) -> datetime | None:
+    """Guess the end of a running job from its pace so far; None where nothing is known of it."""
+    percent: float | None = (progress or {}).get("percent")
+    if status != Status.RUNNING or not started_at or not percent or percent < 1:
+        return None
+    return started_at + (timezone.now() - started_at) * (100 / percent)
+
+
 def _artifact(artifact: Artifact) -> dict[str, Any]:
     return {
         "name": artifact.name,
@@ -160,11 +168,6 @@ def _artifact(artifact: Artifact) -> dict[str, Any]:
     }
 
 
-def _estimated_finish(status: Status, state: dict[str, Any]) -> str | None:
-    """Guess the end of a running job from its pace so far."""
-    percent = (state["progress"] or {}).get("percent")
-    if status != Status.RUNNING or not state["startedAt"] or not percent or percent < 1:
-        return None
-    begun = datetime.fromisoformat(state["startedAt"])
-    spent = timezone.now() - begun
-    return as_time(begun + timedelta(seconds=spent.total_seconds() * 100 / percent))
+def _finish_at_pace(status: Status, state: dict[str, Any]) -> str | None:
+    started_at = state["startedAt"] and datetime.fromisoformat(state["startedAt"])
+    return as_time(finish_at_pace(status, started_at, state["progress"]))

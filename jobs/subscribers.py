@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 from uuid import UUID
 
@@ -37,6 +37,12 @@ class Subscriber(Protocol):
 
         Raises:
             RefusedSubmission: it may not.
+        """
+
+    def hearing(self, owner_ids: Collection[int]) -> set[int]:
+        """Tell which of these users have somebody registered who may want to hear of their jobs.
+
+        Whether a job's own `callbackUrl` is to hear is for `on_events` to see; those jobs come there in any case.
         """
 
     def on_events(self, events: Sequence[tuple[Event, Job]]) -> None:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from billiard import current_process
 from celery import current_app, shared_task, signals
 
-from jobs import doorbell, runner
+from jobs import doorbell, process, runner
 
 
 @shared_task(name=doorbell.WORK)
@@ -18,7 +19,9 @@ def work(queue: str) -> int:
 @signals.worker_process_init.connect
 def begin_in_child(**_: Any) -> None:
     """Introduce a prefork child, which runs one job at a time and may be ended alone."""
-    runner.begin(queues=list(current_app.amqp.queues.consume_from), slots=1, can_exit=True)
+    place = current_process().index  # type: ignore[attr-defined]  # a pool numbers its children
+    seat = place if place < process.SEATS else None
+    runner.begin(queues=list(current_app.amqp.queues.consume_from), slots=1, can_exit=True, seat=seat)
 
 
 @signals.worker_process_shutdown.connect
@@ -29,7 +32,7 @@ def end_in_child(**_: Any) -> None:
 @signals.worker_shutting_down.connect
 def stop_claiming(**_: Any) -> None:
     """Let running jobs end for a while, and have those put back that don't."""
-    runner.tell_to_stop()
+    process.tell_to_stop()
 
 
 @signals.worker_ready.connect

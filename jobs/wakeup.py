@@ -8,6 +8,8 @@ by itself.
 from __future__ import annotations
 
 import os
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
 from functools import cache
 from typing import Any
 
@@ -18,33 +20,36 @@ from django.conf import settings
 from jobs.courier import Courier
 
 GROUP = "news"
-NEWS = ""
-"""The key of wake-ups; progress travels under its job's id, so that only the newest waits."""
+
+Hint = tuple[str, str]
+"""What a message is of, and the id of its job: of hints that wait, each job has its newest only."""
+NEWS: Hint = ("news", "")
 
 
 def tell_news() -> None:
     """Say that new events stand in the log."""
-    _courier.send(NEWS, {"type": "news"})
+    _courier.send(NEWS, {})
 
 
-def tell_progress(job_id: str, message: dict[str, Any]) -> None:
-    """Carry a job's newest progress to those who watch it.
+def tell_progress(messages: Mapping[str, dict[str, Any]]) -> None:
+    """Carry the newest progress of jobs to those who watch them.
 
     Args:
-        job_id: whose.
-        message: what the hub needs: `job`, `owner`, `team`, `sequence`, `version`, and the `envelope` as JSON.
+        messages: by job, what the hub needs: `job`, `owner`, `team`, `sequence`, `version`, and the `envelope` as JSON.
     """
-    _courier.send(job_id, {"type": "progress", **message})
+    for job_id, message in messages.items():
+        _courier.send(("progress", job_id), message)
 
 
 def forget_progress(job_id: str) -> None:
     """Hold back a job's progress that hasn't gone out yet: its end is about to be told."""
-    _courier.drop(job_id)
+    _courier.drop(("progress", job_id))
 
 
-def tell_changed(job_id: str) -> None:
-    """Say that a job shows something new that is no event: who holds an answer back should look again."""
-    _courier.send(f"changed {job_id}", {"type": "changed", "job": job_id})
+def tell_changed(job_ids: Iterable[str]) -> None:
+    """Say that jobs show something new that is no event: who holds an answer back should look again."""
+    for job_id in job_ids:
+        _courier.send(("changed", job_id), {"job": job_id})
 
 
 def flush(timeout_seconds: float) -> bool:
@@ -60,9 +65,14 @@ def _connection() -> redis.Redis:
 os.register_at_fork(after_in_child=_connection.cache_clear)
 
 
-def _publish(_key: str, message: dict[str, Any]) -> None:
-    channel = f"{settings.CHANNEL_PREFIX}__group__{GROUP}"
-    _connection().publish(channel, get_channel_layer().serialize(message))
+def _publish(hints: dict[Hint, dict[str, Any]]) -> None:
+    """Send one message of each type, however many jobs it is of."""
+    by_type: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    for (kind, _), message in hints.items():
+        by_type[kind].append(message)
+    layer, channel = get_channel_layer(), f"{settings.CHANNEL_PREFIX}__group__{GROUP}"
+    for kind, messages in by_type.items():
+        _connection().publish(channel, layer.serialize({"type": kind, "jobs": messages}))
 
 
-_courier: Courier[str, dict[str, Any]] = Courier("wakeup", _publish, lambda _standing, newer: newer, keep=True)
+_courier: Courier[Hint, dict[str, Any]] = Courier("wakeup", _publish, lambda _standing, newer: newer, keep=True)

@@ -6,12 +6,13 @@ All of it happens in the event's own transaction, so no crash can come between a
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
+from functools import cache
 from typing import Any
 from urllib.parse import urlsplit
 from uuid import UUID
 
-from django.db import transaction
+from django.db import connection, transaction
 
 from jobs import doorbell
 from jobs.models import Event, EventType, Job
@@ -35,12 +36,21 @@ class WebhookListener:
         except WebhookFailure as refused:
             raise RefusedSubmission("/callbackUrl", refused.code, refused.message) from refused
 
+    def hearing(self, owner_ids: Collection[int]) -> set[int]:
+        marks = ", ".join(["%s"] * len(owner_ids))
+        # Asked in every trade of a worker: the ORM would take four times as long.
+        statement = f"SELECT owner_id FROM notifications_webhook WHERE is_active AND owner_id IN ({marks})"  # noqa: S608
+        with connection.cursor() as cursor:
+            cursor.execute(statement, [*owner_ids])
+            return {owner_id for (owner_id,) in cursor.fetchall()}
+
     def on_events(self, events: Sequence[tuple[Event, Job]]) -> None:
         registered = webhooks_of({job.owner_id for _, job in events})
+        endpoint_for = cache(destinations.endpoint_for)
         deliveries = []
         for event, job in events:
             if job.callback_url and event.type in job.callback_events:
-                endpoint = destinations.endpoint_for(job.owner_id, job.callback_url)
+                endpoint = endpoint_for(job.owner_id, job.callback_url)
                 deliveries.append(new_delivery(event, job, endpoint.pk, job.callback_url, None))
             deliveries += [
                 new_delivery(event, job, webhook.endpoint_id, webhook.url, webhook)

@@ -124,7 +124,7 @@ class Delivery(models.Model):
 class DeliveryAttempt(models.Model):
     """What came of one POST."""
 
-    delivery = models.ForeignKey(Delivery, models.CASCADE, related_name="tries")
+    delivery = models.ForeignKey(Delivery, models.CASCADE, related_name="tries", db_index=False)  # attempt_number
     number = models.PositiveSmallIntegerField()
     at = models.DateTimeField()
     duration_seconds = models.FloatField()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from itertools import count
 from typing import TYPE_CHECKING, Any
 from uuid import UUID, uuid4
@@ -10,8 +11,8 @@ from django.contrib.auth import get_user_model
 
 from jobs import lifecycle
 from jobs.kinds import get_kind
-from jobs.lifecycle import Submission
-from jobs.models import Job
+from jobs.lifecycle import Outcome, Submission
+from jobs.models import Job, Status
 
 if TYPE_CHECKING:
     from django.contrib.auth.models import User
@@ -36,6 +37,13 @@ def new_job(owner: User | None = None, kind: str = "demo.countdown", **values: A
 def claimed_job(owner: User | None = None, worker: UUID | None = None, **values: Any) -> Job:
     """Have a job accepted and claimed; it must be the only one that is due."""
     job = new_job(owner, **values)
-    (claimed,) = lifecycle.claim("default", 1, worker or uuid4())
+    (claimed,) = lifecycle.claim("default", worker or uuid4())
     assert claimed.pk == job.pk
     return claimed
+
+
+def played(job: Job, **values: Any) -> Outcome:
+    """Have the handler of a job in hand run to its end, as a worker does, but without a handler."""
+    began_at = time.monotonic()
+    begun = lifecycle.foresee_begin(job) if job.status == Status.PENDING else None
+    return Outcome(job=job, begun=begun, began_at=began_at, **values)

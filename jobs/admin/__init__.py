@@ -1,5 +1,5 @@
-"""The admin of this room: what operators see of jobs, workers, uploads and tokens. Nothing here types a status."""
+"""The admin of this room: what operators see of jobs, queues, workers, uploads, tokens. Nothing here types a status."""
 
-from jobs.admin import job, token, upload, worker
+from jobs.admin import job, queue, token, upload, worker
 
-__all__ = ["job", "token", "upload", "worker"]
+__all__ = ["job", "queue", "token", "upload", "worker"]

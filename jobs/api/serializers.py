@@ -189,8 +189,12 @@ class JobSerializer(serializers.Serializer[Any]):
     batchId = serializers.UUIDField(allow_null=True)
     uniqueKey = serializers.CharField(allow_null=True)
     retriedFrom = serializers.UUIDField(allow_null=True)
-    queuePosition = serializers.IntegerField(allow_null=True)
-    estimatedFinishAt = serializers.DateTimeField(allow_null=True)
+    queuePosition = serializers.IntegerField(
+        allow_null=True,
+        min_value=1,
+        help_text="Place in line while `PENDING`, up to 1,000; an estimate, in the single Job and the receipt only.",
+    )
+    estimatedFinishAt = serializers.DateTimeField(allow_null=True, help_text="An estimate, while `RUNNING`.")
     statusUrl = serializers.URLField()
     eventsUrl = serializers.URLField()
     pageUrl = serializers.URLField()

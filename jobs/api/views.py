@@ -34,6 +34,7 @@ from jobs.api.serializers import (
     SubmissionSerializer,
 )
 from jobs.api.streams import Grant
+from jobs.estimates import with_estimates
 from jobs.kinds import all_kinds
 from jobs.log import Position, finishing_artifacts, position_of
 from jobs.models import Event, Job, Status
@@ -91,7 +92,7 @@ def changeable_job(request: Request, job_id: UUID) -> Job:
 
 
 def shown(job: Job) -> dict[str, Any]:
-    return single_job_as_dict(job, finishing_artifacts(job))
+    return with_estimates(job, single_job_as_dict(job, finishing_artifacts(job)))
 
 
 def is_among(etag: str, known: Iterable[str]) -> bool:
@@ -130,7 +131,9 @@ class Jobs(APIView):
         """Submit a job. Files go as parts of a multipart form, beside a part `job` with the JSON."""
         accepted = submission.submit(request)
         status = HTTPStatus.OK if accepted.is_standing else HTTPStatus.ACCEPTED
-        response = Response(submission.receipt(accepted), status=status)
+        receipt = submission.receipt(accepted)
+        receipt["job"] = with_estimates(accepted.job, receipt["job"])
+        response = Response(receipt, status=status)
         response["Location"] = status_url(accepted.job.id)
         response["Retry-After"] = str(RETRY_AFTER_SECONDS)
         if accepted.is_replay:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import timedelta
 from uuid import UUID
 
@@ -16,6 +17,7 @@ from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_POST, require_safe
 
 from jobs import lifecycle, retention
+from jobs.estimates import estimates_of
 from jobs.failures import UniqueKeyTaken, WrongState
 from jobs.models import Job
 from jobs.pages.counts import count_jobs
@@ -32,7 +34,7 @@ def job(request: HttpRequest, job_id: UUID) -> HttpResponse:
     """Show a job: how it stands, what came of it, what happened and who heard of it."""
     viewer, now = viewer_of_request(request), timezone.now()
     found = visible_job(viewer, job_id)
-    (shown,) = shown_jobs([found], viewer, now)
+    shown = replace(shown_jobs([found], viewer, now)[0], estimates=estimates_of(found))
     context = {
         "counts": count_jobs(viewer, now),
         "shown": shown,

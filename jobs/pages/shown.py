@@ -15,12 +15,12 @@ from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
 
 from jobs import artifact_urls
+from jobs.estimates import UNKNOWN, Estimates
 from jobs.failures import UnknownKind
 from jobs.kinds import get_kind
 from jobs.log import finishing_artifacts
-from jobs.models import Artifact, Job, Status
+from jobs.models import Artifact, Gate, Job, Status
 from jobs.pages.wording import say_duration, say_number, say_size
-from jobs.representation import job_as_dict
 from jobs.visibility import Viewer
 
 RETRYING = "retrying"
@@ -58,6 +58,8 @@ class ShownJob:
     job: Job
     viewer: Viewer
     now: datetime
+    estimates: Estimates = UNKNOWN
+    """On its own page; in lists nothing is guessed."""
 
     @property
     def title(self) -> str:
@@ -124,16 +126,11 @@ class ShownJob:
             return say_number(current)
         return _("%(current)s of %(total)s") % {"current": say_number(current), "total": say_number(total)}
 
-    @cached_property
-    def finish_estimate(self) -> datetime | None:
-        text = job_as_dict(self.job)["estimatedFinishAt"]
-        return datetime.fromisoformat(text) if text else None
-
     @property
     def time_left(self) -> str:
-        if self.finish_estimate is None:
+        if self.estimates.finish_at is None:
             return ""
-        left = max(1.0, (self.finish_estimate - self.now).total_seconds())
+        left = max(1.0, (self.estimates.finish_at - self.now).total_seconds())
         return _("about %(duration)s left") % {"duration": say_duration(round(left))}
 
     @property
@@ -147,6 +144,22 @@ class ShownJob:
         if run_at is None or run_at <= self.now:
             return ""
         return say_duration(round((run_at - self.now).total_seconds()))
+
+    @property
+    def place(self) -> str:
+        """Where it stands in line; empty where that isn't known."""
+        match self.estimates.place:
+            case None:
+                return ""
+            case 1:
+                return _("Next in line")
+            case place:
+                return _("Number %(place)s in line") % {"place": say_number(place)}
+
+    @property
+    def is_held_back(self) -> bool:
+        """Whether it is due, and waits for others of its kind to end."""
+        return self.job.gate in (Gate.USER, Gate.KIND)
 
     @property
     def error_message(self) -> str:

@@ -1,63 +1,193 @@
-"""The hot statements for PostgreSQL 14 and later."""
+"""The hot statements for PostgreSQL 14 and later: each is one round trip.
+
+Those with an update in a `WITH` tell of their events in one `INSERT … ORDER BY`, so that ids rise in the order of a
+job's sequences.
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
+from typing import Any
 from uuid import UUID
 
 from django.core.serializers.json import DjangoJSONEncoder
 from django.db import connection
 
 from jobs.models import Job
-from jobs.sql.statements import Settlement
+from jobs.sql.arrivals import is_same
+from jobs.sql.rows import COLUMNS, jobs_of
+from jobs.sql.statements import Exchanged, Renewal, Renewed, Settled, Settlement, Want
+from jobs.sql.turns import placed
 
-# 'PENDING' is a literal: a generic plan with a parameter there can't use the partial index.
-# MATERIALIZED: a subquery that stands bare in FROM may be run again for each row of j, and take one more each time.
-CLAIM = """
-WITH next AS MATERIALIZED (
-    SELECT id FROM jobs_job
-    WHERE queue = %(queue)s AND status = 'PENDING' AND ready_at IS NOT NULL AND kind = ANY(%(kinds)s)
-    ORDER BY priority DESC, ready_at, id LIMIT %(count)s FOR UPDATE SKIP LOCKED
-)
-UPDATE jobs_job AS j SET
-    status = 'RUNNING', attempt = j.attempt + 1, fence = j.fence + 1, worker = %(worker)s, ready_at = NULL,
-    lease_until = clock_timestamp() + %(lease)s * interval '1 second', started_at = clock_timestamp(), progress = NULL,
-    sequence = j.sequence + 1, version = j.version + 1
-FROM next
-WHERE j.id = next.id
-RETURNING j.*
-"""
+
+def rfc3339(moment: str) -> str:
+    """Write a column's time as `representation.as_time` does."""
+    return f"to_char({moment} AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"')"
+
+
+def state(of: str) -> str:
+    """Take down what of a job can change, as `representation.changing_state` does."""
+    return f"""jsonb_build_object('status', {of}.status, 'progress', {of}.progress, 'error', {of}.error,
+        'attempt', {of}.attempt, 'version', {of}.version, 'runAt', {rfc3339(f"{of}.run_at")},
+        'startedAt', {rfc3339(f"{of}.started_at")}, 'finishedAt', {rfc3339(f"{of}.finished_at")},
+        'expiresAt', {rfc3339(f"{of}.expires_at")}, 'cancelRequestedAt', {rfc3339(f"{of}.cancel_requested_at")})"""
+
 
 # An attempt that would be followed by another ends the job if it was to be cancelled; the flag is read from the row
-# under its lock.
-SETTLE = """
-UPDATE jobs_job AS j SET
-    status = CASE WHEN f.status = 'PENDING' AND j.cancel_requested_at IS NOT NULL THEN 'CANCELLED' ELSE f.status END,
-    result = f.result,
-    error = CASE WHEN f.status = 'COMPLETED' THEN NULL ELSE COALESCE(f.error, j.error) END,
-    traceback = f.traceback,
-    failures = j.failures + f.failed,
-    progress = COALESCE(f.progress, j.progress),
-    run_at = CASE WHEN f.status = 'PENDING' AND j.cancel_requested_at IS NULL
-        THEN clock_timestamp() + f.delay_seconds * interval '1 second' ELSE j.run_at END,
-    finished_at = CASE WHEN f.status <> 'PENDING' OR j.cancel_requested_at IS NOT NULL THEN clock_timestamp() END,
-    expires_at = CASE WHEN f.status <> 'PENDING' OR j.cancel_requested_at IS NOT NULL
-        THEN clock_timestamp() + f.retention_seconds * interval '1 second' END,
-    lease_until = NULL, worker = NULL,
-    sequence = j.sequence + 1, version = GREATEST(j.version, f.version) + 1
-FROM jsonb_to_recordset(%(rows)s::jsonb) AS f(
-    id uuid, fence int, status text, result jsonb, error jsonb, traceback text, failed int, progress jsonb,
-    version int, delay_seconds float, retention_seconds float
+# under its lock. A row that is pending still was reserved: its begin is told together with its end. The ids stand there
+# twice, because the planner guesses a hundred rows of JSON, and would read a whole small table for them.
+ENDED = """
+ended AS (
+    SELECT *, clock_timestamp() AS now FROM jsonb_to_recordset(%(ended)s::jsonb) AS f(
+        place int, id uuid, fence int, status text, begun jsonb, began_ago float, ended_ago float, result jsonb,
+        error jsonb, traceback text, failed int, progress jsonb, version int, delay_seconds float,
+        retention_seconds float)
+), settled AS (
+    UPDATE jobs_job AS j SET
+        status = CASE WHEN f.status = 'PENDING' AND j.cancel_requested_at IS NOT NULL THEN 'CANCELLED'
+            ELSE f.status END,
+        result = f.result,
+        error = CASE WHEN f.status = 'COMPLETED' THEN NULL ELSE COALESCE(f.error, j.error) END,
+        traceback = f.traceback,
+        failures = j.failures + f.failed,
+        progress = CASE WHEN f.begun IS NULL THEN COALESCE(f.progress, j.progress) ELSE f.progress END,
+        run_at = CASE WHEN f.status = 'PENDING' AND j.cancel_requested_at IS NULL
+            THEN f.now + f.delay_seconds * interval '1 second' ELSE j.run_at END,
+        finished_at = CASE WHEN f.status <> 'PENDING' OR j.cancel_requested_at IS NOT NULL
+            THEN f.now - f.ended_ago * interval '1 second' END,
+        expires_at = CASE WHEN f.status <> 'PENDING' OR j.cancel_requested_at IS NOT NULL
+            THEN f.now + f.retention_seconds * interval '1 second' END,
+        started_at = CASE WHEN f.begun IS NULL THEN j.started_at ELSE f.now - f.began_ago * interval '1 second' END,
+        attempt = j.attempt + (f.begun IS NOT NULL)::int,
+        sequence = j.sequence + 1 + (f.begun IS NOT NULL)::int,
+        version = GREATEST(j.version, f.version) + 1 + (f.begun IS NOT NULL)::int,
+        ready_at = NULL, lease_until = NULL, worker = NULL, gate = 0
+    FROM ended AS f
+    WHERE j.id = ANY(%(ids)s) AND j.id = f.id AND j.fence = f.fence AND j.worker IS NOT NULL
+        AND j.status = CASE WHEN f.begun IS NULL THEN 'RUNNING' ELSE 'PENDING' END
+    RETURNING j.id, j.owner_id, j.team_id, j.kind, j.sequence, j.status, j.progress, j.error, j.attempt, j.version,
+        j.run_at, j.started_at, j.finished_at, j.expires_at, j.cancel_requested_at,
+        f.place, f.begun, f.now - f.ended_ago * interval '1 second' AS at
+)"""
+
+# 'PENDING' is a literal: a generic plan with a parameter there can't use the partial index. MATERIALIZED: a subquery
+# that stands bare in FROM may be run again for each row of j, and take one more each time. A hand ends before the first
+# job that has to be alone: of a kind that isn't quick, with one attempt only (it would run twice if the worker were
+# lost before its word of it), or left in a hand by a worker that was lost. Reserving changes no column of any index.
+CLAIMED = """
+due AS MATERIALIZED (
+    SELECT id, priority, turn,
+        kind <> ALL(%(quick_kinds)s) OR alone OR crashes > 0 OR max_attempts = 1 OR worker IS NOT NULL AS is_alone
+    FROM jobs_job
+    WHERE queue = %(queue)s AND status = 'PENDING' AND ready_at IS NOT NULL AND kind = ANY(%(kinds)s)
+        AND (worker IS NULL OR lease_until < clock_timestamp())
+        AND (start_by IS NULL OR attempt > 0 OR start_by > clock_timestamp())
+        AND (finish_by IS NULL OR finish_by > clock_timestamp())
+        AND NOT EXISTS (SELECT 1 FROM jobs_pausedqueue WHERE name = %(queue)s)
+    ORDER BY priority DESC, turn, id LIMIT %(count)s FOR UPDATE SKIP LOCKED
+), placed AS (
+    SELECT id, is_alone, row_number() OVER (ORDER BY priority DESC, turn, id) AS place FROM due
+), next AS MATERIALIZED (
+    SELECT id, place::int, (place = 1)::int AS begins, is_alone OR count(*) OVER () = 1 AS is_alone FROM placed
+    WHERE place = 1 OR place < COALESCE((SELECT min(place) FROM placed WHERE is_alone), %(count)s + 1)
+), claimed AS (
+    UPDATE jobs_job AS j SET
+        status = CASE begins WHEN 1 THEN 'RUNNING' ELSE 'PENDING' END,
+        started_at = CASE begins WHEN 1 THEN clock_timestamp() ELSE j.started_at END,
+        progress = CASE begins WHEN 1 THEN NULL ELSE j.progress END,
+        attempt = j.attempt + begins, sequence = j.sequence + begins, version = j.version + begins,
+        ready_at = CASE begins WHEN 1 THEN NULL ELSE j.ready_at END,
+        fence = j.fence + 1, worker = %(worker)s, alone = is_alone,
+        lease_until = clock_timestamp() + %(lease_seconds)s * interval '1 second'
+    FROM next WHERE j.id = next.id
+    RETURNING j.*, next.place
+)"""
+
+EVENTS_OF_ENDED = f"""
+    SELECT place, id, owner_id, team_id, kind, sequence - 1 AS sequence, 'job.started' AS type,
+        begun || jsonb_build_object('startedAt', {rfc3339("started_at")}) AS data, started_at AS at
+    FROM settled WHERE begun IS NOT NULL
+    UNION ALL
+    SELECT place, id, owner_id, team_id, kind, sequence,
+        CASE status WHEN 'PENDING' THEN 'job.retrying' ELSE 'job.' || lower(status) END, {state("settled")}, at
+    FROM settled"""  # noqa: S608 - our own columns
+
+EVENTS_OF_CLAIMED = f"""
+    SELECT {2**30} + place, id, owner_id, team_id, kind, sequence, 'job.started' AS type, {state("claimed")} AS data,
+        started_at AS at
+    FROM claimed WHERE place = 1"""  # noqa: S608 - our own columns
+
+
+def written(*events: str) -> str:
+    """Give the CTE that writes events, each job's in the order of their sequences."""
+    return f"""
+written AS (
+    INSERT INTO jobs_event (job_id, owner_id, team_id, kind, sequence, type, data, at)
+    SELECT id, owner_id, team_id, kind, sequence, type, data, at
+    FROM ({" UNION ALL ".join(events)}) AS told(place, id, owner_id, team_id, kind, sequence, type, data, at)
+    ORDER BY place, sequence
+)"""  # noqa: S608 - our own columns
+
+
+SELECT_SETTLED = "SELECT jsonb_agg(jsonb_build_array(id, status, sequence) ORDER BY place) AS settled FROM settled"
+# What the worker doesn't need is left out: reading a time takes Django's own code in Python.
+SELECT_CLAIMED = ", ".join(
+    f"NULL AS {each}" if each in ("ready_at", "lease_until") else f"claimed.{each}" for each in COLUMNS
 )
-WHERE j.id = f.id AND j.status = 'RUNNING' AND j.fence = f.fence
-RETURNING j.*
+
+SETTLE = f"WITH {ENDED}, {written(EVENTS_OF_ENDED)} {SELECT_SETTLED}"
+CLAIM = f"WITH {CLAIMED}, {written(EVENTS_OF_CLAIMED)} SELECT {SELECT_CLAIMED} FROM claimed ORDER BY place"  # noqa: S608
+EXCHANGE = f"""
+WITH {ENDED}, {CLAIMED}, {written(EVENTS_OF_ENDED, EVENTS_OF_CLAIMED)}
+SELECT {SELECT_CLAIMED}, place, CASE WHEN place > 1 THEN NULL ELSE settled END
+FROM ({SELECT_SETTLED}) AS s LEFT JOIN claimed ON true ORDER BY place
+"""  # noqa: S608 - our own columns
+
+BEAT = """
+UPDATE jobs_job AS j SET
+    lease_until = clock_timestamp() + %(lease_seconds)s * interval '1 second',
+    progress = COALESCE(f.progress, j.progress),
+    version = CASE WHEN f.progress IS NULL AND f.lines = 0 THEN j.version ELSE GREATEST(j.version, f.version) + 1 END,
+    sequence = j.sequence + f.lines, log_lines = j.log_lines + f.lines
+FROM jsonb_to_recordset(%(renewals)s::jsonb) AS f(id uuid, fence int, progress jsonb, version int, lines int)
+WHERE j.id = ANY(%(ids)s) AND j.id = f.id AND j.fence = f.fence AND j.status = 'RUNNING'
+RETURNING j.id, j.version, j.sequence, j.cancel_requested_at IS NOT NULL
 """
+
+# What all jobs begin with is told once, in the record that the others complete.
+ACCEPT = f"""
+WITH arriving AS MATERIALIZED (
+    SELECT * FROM jsonb_populate_recordset(
+        jsonb_populate_record(NULL::jobs_job, %(base)s::jsonb), %(jobs)s::jsonb)
+), coming AS (
+    SELECT id, owner_id, queue, priority, kind, gate FROM arriving
+), {placed("GREATEST")}, accepted AS (
+    INSERT INTO jobs_job ({", ".join(COLUMNS)})
+    SELECT {", ".join("placed.turn" if each == "turn" else f"a.{each}" for each in COLUMNS)}
+    FROM arriving AS a JOIN placed ON placed.id = a.id ORDER BY a.id
+    RETURNING *
+)
+INSERT INTO jobs_event (job_id, owner_id, team_id, kind, sequence, type, data, at)
+SELECT id, owner_id, team_id, kind, 1, 'job.accepted', {state("a")}, created_at FROM accepted AS a ORDER BY id
+"""  # noqa: S608 - our own columns
+
+MAKE_DUE = f"""
+WITH coming AS MATERIALIZED (
+    SELECT id, owner_id, queue, priority, kind, COALESCE((%(gates)s::jsonb ->> kind)::int, 0) AS gate
+    FROM jobs_job WHERE id = ANY(%(ids)s)
+), {placed("GREATEST")}
+UPDATE jobs_job AS j SET
+    turn = placed.turn, gate = coming.gate,
+    ready_at = CASE WHEN coming.gate = 0 THEN clock_timestamp() END
+FROM coming JOIN placed USING (id)
+WHERE j.id = coming.id AND j.status = 'PENDING'
+"""  # noqa: S608 - no value of anybody's
 
 
 class PostgreSQL:
-    """Each statement is one round trip."""
+    """Each method is one statement, which is one round trip."""
 
     def now(self) -> datetime:
         with connection.cursor() as cursor:
@@ -65,16 +195,79 @@ class PostgreSQL:
             moment: datetime = cursor.fetchone()[0]
             return moment
 
-    def claim(self, *, queue: str, kinds: Sequence[str], count: int, worker: UUID, lease_seconds: float) -> list[Job]:
-        params = {
-            "queue": queue,
-            "kinds": list(kinds),
-            "count": count,
-            "worker": worker,
-            "lease": lease_seconds,
-        }
-        return list(Job.objects.raw(CLAIM, params))
+    def accept(self, jobs: Sequence[Job]) -> None:
+        base, rows = condensed([{each: exact(getattr(job, each)) for each in COLUMNS} for job in jobs])
+        with connection.cursor() as cursor:
+            cursor.execute(ACCEPT, {"base": as_json(base), "jobs": as_json(rows)})
 
-    def settle(self, settlements: Sequence[Settlement]) -> list[Job]:
-        rows = json.dumps([each.as_dict() for each in settlements], cls=DjangoJSONEncoder)
-        return list(Job.objects.raw(SETTLE, {"rows": rows}))
+    def exchange(self, settlements: Sequence[Settlement], want: Want | None) -> Exchanged:
+        ending = [
+            {**vars(each), "job": None, "id": str(each.id), "fence": each.fence, "place": place}
+            for place, each in enumerate(settlements)
+        ]
+        ended = {"ended": as_json(ending), "ids": [each.id for each in settlements]}
+        match settlements, want:
+            case [], None:
+                return Exchanged()
+            case [], Want():
+                return Exchanged(claimed=jobs_of(fetched(CLAIM, arguments(want))))
+            case _, None:
+                ((settled,),) = fetched(SETTLE, ended)
+                return Exchanged(settled=settled_of(settled))
+            case _, Want():
+                rows = fetched(EXCHANGE, {**ended, **arguments(want)})
+                claimed = rows if rows[0][-2] else []  # one row without a job tells of the ends alone
+                return Exchanged(settled=settled_of(rows[0][-1]), claimed=jobs_of(claimed))
+        raise AssertionError  # pragma: no cover - the cases are all there are
+
+    def beat(self, renewals: Sequence[Renewal], lease_seconds: float) -> list[Renewed]:
+        params = {
+            "renewals": as_json([vars(each) for each in renewals]),
+            "ids": [each.id for each in renewals],
+            "lease_seconds": lease_seconds,
+        }
+        return [
+            Renewed(id=pk, version=version, sequence=sequence, is_cancelled=is_cancelled)
+            for pk, version, sequence, is_cancelled in fetched(BEAT, params)
+        ]
+
+    def make_due(self, ids: Sequence[UUID], gates: Mapping[str, int]) -> None:
+        with connection.cursor() as cursor:
+            cursor.execute(MAKE_DUE, {"ids": list(ids), "gates": as_json(gates)})
+
+    def lock_kind(self, kind: str) -> None:
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT pg_advisory_xact_lock(hashtext('kabar kind'), hashtext(%s))", [kind])
+
+
+def fetched(statement: str, params: dict[str, Any]) -> list[tuple[Any, ...]]:
+    with connection.cursor() as cursor:
+        cursor.execute(statement, params)
+        rows: list[tuple[Any, ...]] = cursor.fetchall()
+        return rows
+
+
+def arguments(want: Want) -> dict[str, Any]:
+    return {**vars(want), "kinds": list(want.kinds), "quick_kinds": list(want.quick_kinds)}
+
+
+def settled_of(rows: str | None) -> list[Settled]:
+    """Read what `SELECT_SETTLED` gave; Django has psycopg return JSON as text."""
+    return [Settled(id=UUID(pk), status=status, sequence=sequence) for pk, status, sequence in json.loads(rows or "[]")]
+
+
+def condensed(rows: list[dict[str, Any]]) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Part what is the same in all rows from what is not."""
+    first = rows[0]
+    base = {name: value for name, value in first.items() if is_same(name, [each[name] for each in rows])}
+    varying = [name for name in first if name not in base]
+    return base, [{name: each[name] for name in varying} for each in rows]
+
+
+def exact(value: Any) -> Any:
+    """Write a time whole; the encoder that Django has leaves its microseconds out."""
+    return value.isoformat() if isinstance(value, datetime) else value
+
+
+def as_json(value: object) -> str:
+    return json.dumps(value, cls=DjangoJSONEncoder)

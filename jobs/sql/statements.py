@@ -1,9 +1,9 @@
-"""What each vendor's class of hot statements offers."""
+"""What each vendor's class of hot statements offers, and the values that go in and come out."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Protocol
 from uuid import UUID
@@ -13,11 +13,15 @@ from jobs.models import Job
 
 @dataclass(frozen=True, kw_only=True)
 class Settlement:
-    """How one attempt ends: a row of `settle`."""
+    """How one attempt ends: a row of `exchange`. Moments are told in seconds before now, on the database's clock."""
 
-    id: UUID
-    fence: int
+    job: Job
+    """As it was claimed; its fence guards the row."""
     status: str
+    begun: dict[str, Any] | None = None
+    """What the event of its begin says, times aside, where the row doesn't tell of the begin yet; else None."""
+    began_ago: float = 0.0
+    ended_ago: float = 0.0
     result: Any = None
     error: dict[str, Any] | None = None
     traceback: str = ""
@@ -30,8 +34,68 @@ class Settlement:
     retention_seconds: float = 0.0
     """Until the job is removed, where the status is final."""
 
-    def as_dict(self) -> dict[str, Any]:
-        return {each.name: getattr(self, each.name) for each in fields(self)}
+    @property
+    def id(self) -> UUID:
+        return self.job.id
+
+    @property
+    def fence(self) -> int:
+        return self.job.fence
+
+
+@dataclass(frozen=True, kw_only=True)
+class Want:
+    """What a worker asks for: a hand of jobs."""
+
+    queue: str
+    worker: UUID
+    kinds: Sequence[str]
+    """Those that this worker can run."""
+    quick_kinds: Sequence[str] = ()
+    """Those whose jobs may lie in a hand; any other's is claimed alone."""
+    count: int = 1
+    lease_seconds: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settled:
+    """A job whose attempt has ended, as it stands now."""
+
+    id: UUID
+    status: str
+    sequence: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Exchanged:
+    """What came of an exchange."""
+
+    settled: Sequence[Settled] = ()
+    """Those whose fence held, in the order they were given."""
+    claimed: list[Job] = field(default_factory=list)
+    """The next hand, most urgent first: the first runs, the others are reserved."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Renewal:
+    """A sign of life of one running job: a row of `beat`."""
+
+    id: UUID
+    fence: int
+    progress: dict[str, Any] | None = None
+    version: int = 0
+    lines: int = 0
+    """How many log lines come with it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Renewed:
+    """A job whose fence held, as it stands after a beat."""
+
+    id: UUID
+    version: int
+    sequence: int
+    is_cancelled: bool
 
 
 class Statements(Protocol):
@@ -40,8 +104,25 @@ class Statements(Protocol):
     def now(self) -> datetime:
         """Read the database's clock."""
 
-    def claim(self, *, queue: str, kinds: Sequence[str], count: int, worker: UUID, lease_seconds: float) -> list[Job]:
-        """Give up to `count` due jobs to a worker, most urgent first. Index: job_claim."""
+    def accept(self, jobs: Sequence[Job]) -> None:
+        """Insert jobs that are complete but for their `turn`, and their first events."""
 
-    def settle(self, settlements: Sequence[Settlement]) -> list[Job]:
-        """End attempts; rows whose fence has moved on are left alone and not returned. Index: the primary key."""
+    def exchange(self, settlements: Sequence[Settlement], want: Want | None) -> Exchanged:
+        """End attempts, then claim the next hand. Indexes: the primary key, job_claim.
+
+        Rows whose fence has moved on are left alone and not returned.
+        """
+
+    def beat(self, renewals: Sequence[Renewal], lease_seconds: float) -> list[Renewed]:
+        """Renew leases and write progress; rows whose fence has moved on are not returned. Index: the primary key."""
+
+    def make_due(self, ids: Sequence[UUID], gates: Mapping[str, int]) -> None:
+        """Put pending jobs in line, behind those of their users that stand there. Indexes: job_claim, job_turn.
+
+        Args:
+            ids: whose; their rows are locked by the caller.
+            gates: where jobs of kinds with a limit wait first.
+        """
+
+    def lock_kind(self, kind: str) -> None:
+        """Be the only one who counts the running jobs of a kind, until the transaction ends."""

@@ -24,6 +24,7 @@ from django.http.request import split_domain_port, validate_host
 from jobs import log
 from jobs.api.listing import with_artifacts
 from jobs.credentials import find_token
+from jobs.estimates import with_estimates
 from jobs.hub import JobGone, News, NoLongerAllowed, TooSlow, Watcher, hub
 from jobs.log import NotRecovered, Position, finishing_artifacts, position_of
 from jobs.models import Job
@@ -347,7 +348,7 @@ def viewer_by_session(user: Any, session: str | None) -> Viewer | None:
 def visible_job(viewer: Viewer, job_id: UUID) -> dict[str, Any] | None:
     """Show a job to somebody who may see it."""
     job = with_artifacts(Job.objects.filter(viewer.visible(), pk=job_id)).first()
-    return single_job_as_dict(job, finishing_artifacts(job)) if job else None
+    return with_estimates(job, single_job_as_dict(job, finishing_artifacts(job))) if job else None
 
 
 def start_at(cursor: str | None) -> Start:

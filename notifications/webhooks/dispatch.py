@@ -19,7 +19,7 @@ from django.db import transaction
 from django.db.models import Exists, F, OuterRef, Prefetch, Q, QuerySet
 
 from jobs.models import Artifact
-from jobs.runner import is_stopping
+from jobs.process import is_stopping
 from jobs.sql import statements
 from notifications import destinations
 from notifications.models import Delivery, DeliveryAttempt, DeliveryStatus, Endpoint, Webhook

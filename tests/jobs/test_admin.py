@@ -10,18 +10,18 @@ from uuid import UUID
 
 import pytest
 from django.contrib import admin
-from django.contrib.admin.models import LogEntry
+from django.contrib.admin.models import ADDITION, DELETION, LogEntry
 from django.contrib.auth.models import Permission
 from django.test import Client
 from django.urls import reverse
 from django.utils import timezone
 from knox.models import AuthToken
 
-from jobs import lifecycle, log
+from jobs import lifecycle, log, queues
 from jobs.admin import read_only
 from jobs.credentials import create_token
 from jobs.lifecycle import Beat, Outcome
-from jobs.models import Artifact, Job, Status, Token, Upload, Worker
+from jobs.models import Artifact, Job, PausedQueue, Status, Token, Upload, Worker
 from tests.factories import claimed_job, new_job, new_user
 
 if TYPE_CHECKING:
@@ -192,7 +192,7 @@ def test_a_list_costs_the_same_for_one_job_and_for_many(
 def test_a_jobs_page_shows_all_that_is_known_of_it(client: Client) -> None:
     job = claimed_job(metadata={"customer": "PT Maju"})
     line = {"level": "warning", "message": "Half of it"}
-    lifecycle.beat([Beat(job_id=job.pk, fence=job.fence, lines=[line], moments=[timezone.now()])])
+    lifecycle.beat([Beat(job=job, lines=[line], moments=[timezone.now()])])
     lifecycle.finish([Outcome(job=job, error={"code": "broken", "message": "No."}, traceback="Traceback (most recent")])
     artifact_of(job, "half.html")
     page = read(client, page_of(job))
@@ -217,7 +217,7 @@ def test_a_jobs_page_costs_the_same_for_few_events_and_for_many(
     job = claimed_job()
     for count in (1, 20):
         lines = [{"level": "info", "message": "line"}] * count
-        lifecycle.beat([Beat(job_id=job.pk, fence=job.fence, lines=lines, moments=[timezone.now()] * count)])
+        lifecycle.beat([Beat(job=job, lines=lines, moments=[timezone.now()] * count)])
         artifact_of(job, f"{count}.html")
         with django_assert_num_queries(7):  # session, user, job, owner, events, artifacts, deliveries
             read(client, page_of(job))
@@ -234,7 +234,7 @@ def test_only_the_newest_events_are_shown(client: Client, monkeypatch: pytest.Mo
 def test_hostile_values_are_escaped(client: Client) -> None:
     job = claimed_job(params={"seconds": 0, "note": HOSTILE}, metadata={"m": HOSTILE}, tags=[HOSTILE])
     lines = [{"level": "info", "message": HOSTILE}]
-    lifecycle.beat([Beat(job_id=job.pk, fence=job.fence, lines=lines, moments=[timezone.now()])])
+    lifecycle.beat([Beat(job=job, lines=lines, moments=[timezone.now()])])
     lifecycle.finish([Outcome(job=job, error={"code": HOSTILE, "message": HOSTILE}, traceback=HOSTILE, retry=False)])
     artifact_of(job, HOSTILE)
     for page in (read(client, page_of(job)), read(client, LIST)):
@@ -434,3 +434,70 @@ def test_who_may_only_view_tokens_does_not_revoke_them() -> None:
     assert "deletelink" not in read(client, "/admin/jobs/token/")
     assert client.post(reverse("admin:jobs_token_delete", args=[token.token_key]), {"post": "yes"}).status_code == 403
     assert Token.objects.exists()
+
+
+# --- Queues -----------------------------------------------------------------------------------------------------------
+
+QUEUES = "/admin/jobs/pausedqueue/"
+
+
+def claimed(queue: str = "default") -> list[UUID]:
+    return [job.pk for job in lifecycle.claim(queue, UUID(int=9))]
+
+
+def test_a_queue_is_paused_and_resumed_and_it_is_known_by_whom() -> None:
+    user = new_user(is_staff=True, is_superuser=True)
+    client, job = client_of(user), new_job()
+    client.post(f"{QUEUES}add/", {"name": "default"})
+    assert claimed() == []
+    assert PausedQueue.objects.get().paused_by == user.username
+    page = read(client, QUEUES)
+    assert user.username in page
+    assert "Resume selected queues" in page
+    assert "Delete selected" not in page
+    response = client.post(QUEUES, {"action": "delete_selected", "_selected_action": ["default"]}, follow=True)
+    assert "Resumed: default." in response.content.decode()
+    assert claimed() == [job.pk]
+    told = LogEntry.objects.order_by("pk").values_list("object_id", "action_flag", "user")
+    assert list(told) == [("default", ADDITION, user.pk), ("default", DELETION, user.pk)]
+
+
+def test_only_queues_of_kinds_are_offered_and_none_twice(client: Client) -> None:
+    assert 'value="default"' in read(client, f"{QUEUES}add/")
+    client.post(f"{QUEUES}add/", {"name": "defualt"})
+    assert not PausedQueue.objects.exists()
+    queues.pause("default", by="siti")
+    assert 'value="default"' not in read(client, f"{QUEUES}add/")
+    client.post(f"{QUEUES}add/", {"name": "default"})
+    assert PausedQueue.objects.get().paused_by == "siti"
+
+
+def test_a_paused_queue_is_seen_and_resumed_on_its_page_and_not_changed(client: Client) -> None:
+    job = new_job()
+    queues.pause("default", by="siti")
+    path = f"{QUEUES}default/change/"
+    page = read(client, path)
+    assert "siti" in page
+    assert INLINE_CODE.search(page) is None
+    assert client.post(path, {"name": "other", "paused_by": "me"}).status_code == 403
+    assert "will be claimed again" in read(client, f"{QUEUES}default/delete/")
+    client.post(f"{QUEUES}default/delete/", {"post": "yes"})
+    assert claimed() == [job.pk]
+
+
+def test_each_permission_allows_its_own_of_pausing_and_resuming() -> None:
+    view, pause, resume = (
+        client_of(staff("jobs.view_pausedqueue", *more))
+        for more in ([], ["jobs.add_pausedqueue"], ["jobs.delete_pausedqueue"])
+    )
+    add, choice = f"{QUEUES}add/", {"action": "delete_selected", "_selected_action": ["default"]}
+    for client in (view, resume):
+        assert client.post(add, {"name": "default"}).status_code == 403
+    pause.post(add, {"name": "default"})
+    for client in (view, pause):
+        client.post(QUEUES, choice)
+        assert client.post(f"{QUEUES}default/delete/", {"post": "yes"}).status_code == 403
+        assert "Resume selected queues" not in read(client, QUEUES)
+    assert PausedQueue.objects.exists()
+    resume.post(QUEUES, choice)
+    assert not PausedQueue.objects.exists()

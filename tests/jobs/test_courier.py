@@ -24,13 +24,13 @@ class Way:
         self.is_broken = False
         self.begun = threading.Event()
 
-    def deliver(self, key: str, hint: int) -> None:
+    def deliver(self, hints: dict[str, int]) -> None:
         self.tries += 1
         self.begun.set()
         assert self.is_open.wait(timeout=20)
         if self.is_broken:
             raise ConnectionError("the way is closed")
-        self.delivered.append((key, hint))
+        self.delivered += hints.items()
 
 
 def add(one: int, other: int) -> int:

@@ -15,7 +15,7 @@ from jobs.kinds import get_kind
 from jobs.lifecycle import Beat, Idempotency, Outcome, Submission
 from jobs.models import Event, Job, Status
 from jobs.representation import event_as_dict
-from tests.factories import WORKER, claimed_job, new_job, new_user
+from tests.factories import WORKER, claimed_job, new_job, new_user, played
 
 pytestmark = pytest.mark.django_db
 
@@ -60,17 +60,17 @@ def test_a_job_runs_from_claim_to_completion_without_a_gap() -> None:
 def test_claims_take_the_most_urgent_first_and_each_job_once() -> None:
     owner = new_user()
     low, high, middle = (new_job(owner, priority=priority) for priority in (-5, 100, 0))
-    claimed = [lifecycle.claim("default", 1, WORKER)[0].pk for _ in range(3)]
+    claimed = [lifecycle.claim("default", WORKER)[0].pk for _ in range(3)]
     assert claimed == [high.pk, middle.pk, low.pk]
-    assert lifecycle.claim("default", 1, WORKER) == []
+    assert lifecycle.claim("default", WORKER) == []
 
 
 def test_several_jobs_can_be_claimed_and_finished_at_once() -> None:
     owner = new_user()
     ids = {new_job(owner).pk for _ in range(5)}
-    jobs = lifecycle.claim("default", 10, WORKER)
+    jobs = lifecycle.claim("default", WORKER, 10, ["demo.countdown"])
     assert {job.pk for job in jobs} == ids
-    assert lifecycle.finish([Outcome(job=job, result=str(job.pk)) for job in jobs]) == ids
+    assert lifecycle.finish([played(job, result=str(job.pk)) for job in jobs]) == ids
     assert {job.result for job in Job.objects.all()} == {str(each) for each in ids}
 
 
@@ -79,9 +79,9 @@ def test_a_fenced_worker_writes_nothing() -> None:
     lose_worker(stale)
     assert lifecycle.rescue(10) == 1
     make_due(stale)
-    (fresh,) = lifecycle.claim("default", 1, uuid4())
+    (fresh,) = lifecycle.claim("default", uuid4())
     assert lifecycle.finish([Outcome(job=stale, result="stale")]) == set()
-    assert lifecycle.beat([Beat(job_id=stale.pk, fence=stale.fence, progress={"percent": 1.0})]) == {}
+    assert lifecycle.beat([Beat(job=stale, progress={"percent": 1.0})]) == {}
     assert lifecycle.finish([Outcome(job=fresh, result="fresh")]) == {fresh.pk}
     fresh.refresh_from_db()
     assert fresh.result == "fresh"
@@ -90,14 +90,14 @@ def test_a_fenced_worker_writes_nothing() -> None:
 
 def test_a_job_whose_worker_beats_is_not_rescued() -> None:
     job = claimed_job()
-    assert job.pk in lifecycle.beat([Beat(job_id=job.pk, fence=job.fence)])
+    assert job.pk in lifecycle.beat([Beat(job=job)])
     assert lifecycle.rescue(10) == 0
 
 
 def test_a_job_that_loses_its_worker_three_times_fails() -> None:
     job = new_job(max_attempts=10)
     for _ in range(lifecycle.MOST_CRASHES):
-        (claimed,) = lifecycle.claim("default", 1, uuid4())
+        (claimed,) = lifecycle.claim("default", uuid4())
         lose_worker(claimed)
         lifecycle.rescue(10)
         make_due(job)
@@ -115,16 +115,16 @@ def test_a_job_with_one_attempt_never_runs_twice() -> None:
 
 def test_a_failed_attempt_is_followed_by_another_until_the_last() -> None:
     job = claimed_job(max_attempts=2)
-    lifecycle.conclude([Outcome(job=job, error={"code": "e", "message": "m"})])
+    lifecycle.finish([Outcome(job=job, error={"code": "e", "message": "m"})])
     job.refresh_from_db()
     assert job.status == Status.PENDING
     assert job.run_at is not None
     assert job.run_at > timezone.now()
     assert job.error == {"code": "e", "message": "m", "attempt": 1}
     make_due(job)
-    (again,) = lifecycle.claim("default", 1, WORKER)
+    (again,) = lifecycle.claim("default", WORKER)
     assert (again.attempt, again.error and again.error["attempt"]) == (2, 1)
-    lifecycle.conclude([Outcome(job=again, error={"code": "e", "message": "m"})])
+    lifecycle.finish([Outcome(job=again, error={"code": "e", "message": "m"})])
     job.refresh_from_db()
     assert (job.status, job.failures) == (Status.FAILED, 2)
     assert types_of(job)[-3:] == ["job.retrying", "job.started", "job.failed"]
@@ -132,16 +132,16 @@ def test_a_failed_attempt_is_followed_by_another_until_the_last() -> None:
 
 def test_a_failure_that_no_attempt_can_mend_ends_the_job() -> None:
     job = claimed_job(max_attempts=5)
-    lifecycle.conclude([Outcome(job=job, error={"code": "e", "message": "m"}, retry=False)])
+    lifecycle.finish([Outcome(job=job, error={"code": "e", "message": "m"}, retry=False)])
     job.refresh_from_db()
     assert job.status == Status.FAILED
 
 
 def test_a_completed_job_keeps_no_error_of_earlier_attempts() -> None:
     job = claimed_job()
-    lifecycle.conclude([Outcome(job=job, error={"code": "e", "message": "m"})])
+    lifecycle.finish([Outcome(job=job, error={"code": "e", "message": "m"})])
     make_due(job)
-    (again,) = lifecycle.claim("default", 1, WORKER)
+    (again,) = lifecycle.claim("default", WORKER)
     lifecycle.finish([Outcome(job=again, result=None)])
     job.refresh_from_db()
     assert (job.status, job.error) == (Status.COMPLETED, None)
@@ -150,14 +150,14 @@ def test_a_completed_job_keeps_no_error_of_earlier_attempts() -> None:
 def test_a_pending_job_is_cancelled_at_once_and_never_runs() -> None:
     job = lifecycle.cancel(new_job().pk)
     assert job.status == Status.CANCELLED
-    assert lifecycle.claim("default", 1, WORKER) == []
+    assert lifecycle.claim("default", WORKER) == []
     assert types_of(job) == ["job.accepted", "job.cancelled"]
 
 
 def test_a_running_job_is_told_of_its_cancelling_by_its_beat() -> None:
     job = claimed_job()
     assert lifecycle.cancel(job.pk).status == Status.RUNNING
-    held = lifecycle.beat([Beat(job_id=job.pk, fence=job.fence)])
+    held = lifecycle.beat([Beat(job=job)])
     assert held[job.pk].is_cancelled
     lifecycle.finish([Outcome(job=job, is_cancelled=True)])
     assert lifecycle.cancel(job.pk).status == Status.CANCELLED
@@ -166,7 +166,7 @@ def test_a_running_job_is_told_of_its_cancelling_by_its_beat() -> None:
 def test_a_job_to_be_cancelled_that_fails_is_not_retried() -> None:
     job = claimed_job()
     lifecycle.cancel(job.pk)
-    assert lifecycle.conclude([Outcome(job=job, error={"code": "e", "message": "m"})]) == {job.pk}
+    assert lifecycle.finish([Outcome(job=job, error={"code": "e", "message": "m"})]) == {job.pk}
     job.refresh_from_db()
     assert (job.status, types_of(job)[-1]) == (Status.CANCELLED, "job.cancelled")
     assert job.finished_at is not None
@@ -190,7 +190,7 @@ def test_a_completed_job_cannot_be_cancelled() -> None:
 
 def test_a_failed_job_is_reopened_in_the_same_log_with_all_its_attempts() -> None:
     job = claimed_job(max_attempts=1)
-    lifecycle.conclude([Outcome(job=job, error={"code": "e", "message": "m"})])
+    lifecycle.finish([Outcome(job=job, error={"code": "e", "message": "m"})])
     again = lifecycle.reopen(job.pk, by="somebody")
     assert (again.status, again.attempt, again.failures, again.error, again.finished_at) == (
         Status.PENDING,
@@ -199,7 +199,7 @@ def test_a_failed_job_is_reopened_in_the_same_log_with_all_its_attempts() -> Non
         None,
         None,
     )
-    (claimed,) = lifecycle.claim("default", 1, WORKER)
+    (claimed,) = lifecycle.claim("default", WORKER)
     assert (claimed.attempt, claimed.fence) == (1, 2)
     event = log.history(job.pk, after=3)[0]
     assert (event.type, event.data["by"]) == ("job.retrying", "somebody")
@@ -214,11 +214,11 @@ def test_a_completed_job_cannot_be_reopened() -> None:
 
 def test_a_scheduled_job_waits_for_its_time() -> None:
     job = new_job(run_at=timezone.now() + timedelta(hours=1))
-    assert lifecycle.claim("default", 1, WORKER) == []
+    assert lifecycle.claim("default", WORKER) == []
     assert lifecycle.promote(10) == {}
     Job.objects.filter(pk=job.pk).update(run_at=timezone.now() - timedelta(seconds=1))
     assert lifecycle.promote(10) == {"default": 1}
-    assert [each.pk for each in lifecycle.claim("default", 1, WORKER)] == [job.pk]
+    assert [each.pk for each in lifecycle.claim("default", WORKER)] == [job.pk]
 
 
 def test_a_job_that_did_not_begin_in_time_expires() -> None:
@@ -236,8 +236,7 @@ def test_progress_and_log_lines_come_with_a_beat() -> None:
     held = lifecycle.beat(
         [
             Beat(
-                job_id=job.pk,
-                fence=job.fence,
+                job=job,
                 progress={"percent": 50.0},
                 version=9,
                 lines=lines,
@@ -251,7 +250,7 @@ def test_progress_and_log_lines_come_with_a_beat() -> None:
 
 def test_an_event_read_later_shows_the_job_as_it_stood() -> None:
     job = claimed_job()
-    lifecycle.beat([Beat(job_id=job.pk, fence=job.fence, progress={"percent": 50.0}, version=2)])
+    lifecycle.beat([Beat(job=job, progress={"percent": 50.0}, version=2)])
     lifecycle.finish([Outcome(job=job, result="done")])
     job.refresh_from_db()
     shown = [event_as_dict(event, job) for event in log.history(job.pk)]
@@ -302,16 +301,16 @@ def test_a_claim_takes_no_more_than_asked_whatever_the_planner_thinks() -> None:
         cursor.execute("VACUUM ANALYZE jobs_job")
     for _ in range(12):
         new_job(owner)
-    assert len(lifecycle.claim("default", 1, WORKER)) == 1
+    assert len(lifecycle.claim("default", WORKER)) == 1
     assert Job.objects.filter(status=Status.RUNNING).count() == 1
 
 
 def test_a_job_that_is_put_back_is_due_at_once_and_nothing_is_counted() -> None:
     job = claimed_job(max_attempts=1, start_within_seconds=1)
-    assert lifecycle.release(job.pk, job.fence)
-    assert not lifecycle.release(job.pk, job.fence)
+    assert lifecycle.release(job)
+    assert not lifecycle.release(job)
     Job.objects.filter(pk=job.pk, start_by__isnull=False).update(start_by=timezone.now() - timedelta(seconds=1))
     assert lifecycle.expire(10) == 0
-    (again,) = lifecycle.claim("default", 1, WORKER)
+    (again,) = lifecycle.claim("default", WORKER)
     assert (again.attempt, again.crashes, again.failures) == (1, 0, 0)
     assert types_of(job) == ["job.accepted", "job.started", "job.retrying", "job.started"]

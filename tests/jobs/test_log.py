@@ -331,7 +331,7 @@ def test_a_forged_cursor_reads_or_is_not_recovered(minted: str, seen: str, until
 def test_public_ids_are_unique_stable_uuids_of_version_7() -> None:
     job = claimed_job()
     lines = [{"level": "info", "message": str(each)} for each in range(50)]
-    lifecycle.beat([Beat(job_id=job.pk, fence=job.fence, lines=lines, moments=[timezone.now()] * 50)])
+    lifecycle.beat([Beat(job=job, lines=lines, moments=[timezone.now()] * 50)])
 
     def ids() -> list[UUID]:
         return [event_id(job.pk, event.sequence, event.at) for event in log.history(job.pk)]

@@ -6,23 +6,28 @@ import asyncio
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
-from django.db import connection, transaction
+from django.db import OperationalError, connection, transaction
 from django.utils import timezone
 from pytest_django import Settings
 
-from jobs import kinds, lifecycle, log, runner, wakeup
+from jobs import guard, kinds, lifecycle, log, runner, wakeup
+from jobs.attempt import arguments
 from jobs.context import MOST_LINES, Context
 from jobs.failures import JobCancelled, JobFailure, JobTimedOut, LeaseLost
-from jobs.kinds import kind
+from jobs.guard import Guard
+from jobs.hand import Hand
+from jobs.kinds import get_kind, kind
 from jobs.lifecycle import Beat, Held, Outcome
 from jobs.models import Artifact, Job, Status, Worker
-from jobs.runner import Guard, Process
+from jobs.pace import Pace
+from jobs.process import Process
 from tests.factories import claimed_job, new_job, new_user
 from tests.waiting import wait_until
 
@@ -51,15 +56,15 @@ def _own_files(settings: Settings, tmp_path: Path) -> None:
     settings.MEDIA_ROOT = tmp_path
 
 
+def new_hand(process: Process | None = None) -> Hand:
+    return Hand("default", process or Process(), Pace(), threading.Event())
+
+
 def run_unguarded(job: Job) -> Job:
-    """Run a claimed job as a worker does, with a guard that does nothing by itself, and read it again."""
-    watchman = Guard(Process())
-    context = Context(job)
-    watch = watchman.watch(job, context)
-    outcome = runner.attempt(job, context)
-    watchman.release(watch)
-    if outcome is not None:
-        runner.settle(watch, outcome)
+    """Run a claimed job as a worker does, without a guard, and read it again."""
+    hand = new_hand()
+    hand.play(job)
+    hand.next(may_claim=False)
     return Job.objects.get(pk=job.pk)
 
 
@@ -215,8 +220,7 @@ def test_a_transaction_that_a_handler_leaves_open_leaves_nothing(declare: Declar
         return "done"
 
     job = claimed_job(kind=declare(handler), params={})
-    with guarded():
-        runner.run(job)
+    run_unguarded(job)
     job.refresh_from_db()
     assert (job.status, job.result) == (Status.COMPLETED, "done")
 
@@ -305,7 +309,7 @@ def test_a_job_keeps_its_first_thousand_lines_over_all_attempts(declare: Declare
     assert job.log_lines == 700
     Job.objects.filter(pk=job.pk).update(run_at=timezone.now() - timedelta(seconds=1))
     lifecycle.promote(1)
-    (claimed,) = lifecycle.claim("default", 1, uuid4())
+    (claimed,) = lifecycle.claim("default", uuid4())
     job = run_unguarded(claimed)
     assert (job.status, job.log_lines) == (Status.FAILED, MOST_LINES)
     lines = [event.data["log"] for event in log.history(job.pk, limit=2000) if event.type == "job.log"]
@@ -326,7 +330,7 @@ def test_the_idempotency_token_is_the_same_at_each_attempt_and_no_other_jobs(dec
     job = ran(declare, handler, max_attempts=2)
     Job.objects.filter(pk=job.pk).update(run_at=timezone.now() - timedelta(seconds=1))
     lifecycle.promote(1)
-    run_unguarded(lifecycle.claim("default", 1, uuid4())[0])
+    run_unguarded(lifecycle.claim("default", uuid4())[0])
     ran(declare, handler)
     assert len(tokens) == 3
     assert tokens[0] == tokens[1] != tokens[2]
@@ -359,7 +363,7 @@ def test_artifacts_are_listed_of_the_attempt_that_completed(declare: Declare, tm
     job = ran(declare, handler, max_attempts=2)
     Job.objects.filter(pk=job.pk).update(run_at=timezone.now() - timedelta(seconds=1))
     lifecycle.promote(1)
-    job = run_unguarded(lifecycle.claim("default", 1, uuid4())[0])
+    job = run_unguarded(lifecycle.claim("default", uuid4())[0])
     assert job.status == Status.COMPLETED
     listed = {each.name: each for each in log.finishing_artifacts(job)}
     assert {name: each.size for name, each in listed.items()} == {
@@ -385,27 +389,28 @@ def test_a_name_is_attached_once(declare: Declare) -> None:
 # --- The guard --------------------------------------------------------------------------------------------------------
 
 
-class guarded:  # noqa: N801 - reads as a verb
-    """Has a guard of the test's own look after what `runner.run` runs."""
-
-    def __init__(self) -> None:
-        self.guard = Guard(Process(id=uuid4()))
-
-    def __enter__(self) -> Guard:
-        self._real = runner.guard
-        runner.guard = lambda: self.guard  # type: ignore[assignment]
-        self.guard.start()
-        return self.guard
-
-    def __exit__(self, *_: object) -> None:
-        runner.guard = self._real
-        self.guard.close()
+@pytest.fixture
+def watchman(monkeypatch: pytest.MonkeyPatch) -> Iterator[Guard]:
+    """A guard of the test's own, which looks after what `runner.work` runs."""
+    watching = Guard(Process(id=uuid4()))
+    monkeypatch.setattr(runner, "guard", lambda: watching)
+    watching.start()
+    yield watching
+    watching.close()
 
 
-def run_in_thread(job: Job) -> threading.Thread:
+@contextmanager
+def playing(job: Job, process: Process | None = None) -> Iterator[tuple[Guard, Hand, Context]]:
+    """Give a hand with a job whose handler is thought to run, and a guard that looks when it is told to."""
+    watching, hand = Guard(process or Process()), new_hand()
+    with watching.watching(hand):
+        yield watching, hand, hand.take_up(job).context
+
+
+def in_thread(work: Callable[[], object]) -> threading.Thread:
     def run() -> None:
         try:
-            runner.run(job)
+            work()
         finally:
             connection.close()
 
@@ -415,6 +420,7 @@ def run_in_thread(job: Job) -> threading.Thread:
 
 
 @pytest.mark.django_db(transaction=True)
+@pytest.mark.usefixtures("watchman")
 def test_progress_and_lines_are_written_while_the_handler_runs(declare: Declare) -> None:
     may_end = threading.Event()
 
@@ -425,14 +431,13 @@ def test_progress_and_lines_are_written_while_the_handler_runs(declare: Declare)
         context.progress(90)
         return "done"
 
-    job = claimed_job(kind=declare(handler), params={})
-    with guarded():
-        thread = run_in_thread(job)
-        wait_until(lambda: Job.objects.get(pk=job.pk).progress, 5)
-        running = Job.objects.get(pk=job.pk)
-        assert (running.status, percent_of(running), running.log_lines) == (Status.RUNNING, 10.0, 1)
-        may_end.set()
-        thread.join()
+    job = new_job(kind=declare(handler), params={})
+    thread = in_thread(lambda: runner.work("default"))
+    wait_until(lambda: Job.objects.get(pk=job.pk).progress, 5)
+    running = Job.objects.get(pk=job.pk)
+    assert (running.status, percent_of(running), running.log_lines) == (Status.RUNNING, 10.0, 1)
+    may_end.set()
+    thread.join()
     done = Job.objects.get(pk=job.pk)
     assert (done.status, percent_of(done), done.progress and done.progress["message"]) == (
         Status.COMPLETED,
@@ -444,6 +449,7 @@ def test_progress_and_lines_are_written_while_the_handler_runs(declare: Declare)
 
 
 @pytest.mark.django_db(transaction=True)
+@pytest.mark.usefixtures("watchman")
 def test_a_hundred_thousand_reports_are_few_writes(declare: Declare, monkeypatch: pytest.MonkeyPatch) -> None:
     beats: list[Beat] = []
     pushes: list[str] = []
@@ -454,24 +460,24 @@ def test_a_hundred_thousand_reports_are_few_writes(declare: Declare, monkeypatch
         return real(these)
 
     monkeypatch.setattr(lifecycle, "beat", counting)
-    monkeypatch.setattr(wakeup, "tell_progress", lambda job_id, _message: pushes.append(job_id))
+    monkeypatch.setattr(wakeup, "tell_progress", pushes.extend)
 
     def handler(context: Context, _params: dict[str, Any]) -> None:
         for each in range(100_000):
             context.progress(current=each, total=100_000)
 
-    job = claimed_job(kind=declare(handler), params={})
+    job = new_job(kind=declare(handler), params={})
     begun = time.monotonic()
-    with guarded():
-        runner.run(job)
+    assert runner.work("default") == 1
     seconds = time.monotonic() - begun
-    assert len(beats) <= seconds / runner.WRITE_SECONDS + 2
-    assert len(pushes) <= seconds / runner.PUSH_SECONDS + 2
+    assert len(beats) <= seconds / guard.WRITE_SECONDS + 2
+    assert len(pushes) <= seconds / guard.PUSH_SECONDS + 2
     done = Job.objects.get(pk=job.pk)
     assert (done.status, percent_of(done)) == (Status.COMPLETED, 100.0)
 
 
 @pytest.mark.django_db(transaction=True)
+@pytest.mark.usefixtures("watchman")
 def test_a_handler_is_told_that_its_time_is_over(declare: Declare) -> None:
     def handler(context: Context, _params: dict[str, Any]) -> None:
         end = time.monotonic() + 20
@@ -479,9 +485,8 @@ def test_a_handler_is_told_that_its_time_is_over(declare: Declare) -> None:
             context.check_cancelled()
             time.sleep(0.01)
 
-    job = claimed_job(kind=declare(handler), params={}, timeout_seconds=1, max_attempts=1)
-    with guarded():
-        runner.run(job)
+    job = new_job(kind=declare(handler), params={}, timeout_seconds=1, max_attempts=1)
+    assert runner.work("default") == 1
     job.refresh_from_db()
     assert (job.status, code_of(job)) == (Status.FAILED, "timeout")
 
@@ -489,17 +494,34 @@ def test_a_handler_is_told_that_its_time_is_over(declare: Declare) -> None:
 @pytest.mark.django_db(transaction=True)
 def test_a_handler_is_told_that_its_job_is_cancelled(declare: Declare) -> None:
     job = claimed_job(kind=declare(lambda _context, _params: None), params={})
-    watchman, context = Guard(Process()), Context(job)
-    watch = watchman.watch(job, context)
-    lifecycle.cancel(job.pk)
-    watch.next_beat = 0.0
-    watchman._attend(watch)
-    for call in (context.check_cancelled, context.progress, lambda: context.log("x"), lambda: context.attach("a", b"")):
+    with playing(job) as (watching, hand, context):
+        lifecycle.cancel(job.pk)
+        beat_now(hand)
+        watching.look()
+    calls = (context.check_cancelled, context.progress, lambda: context.log("x"), lambda: context.attach("a", b""))
+    for call in calls:
         with pytest.raises(JobCancelled):
             call()
-    outcome = runner.attempt(job, context)
-    assert outcome is not None
-    assert runner.settle(watch, Outcome(job=job, is_cancelled=True))
+
+
+def beat_now(hand: Hand) -> None:
+    assert hand.run
+    hand.run.next_beat = 0.0
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_job_whose_cancelling_was_asked_for_ends_so(declare: Declare) -> None:
+    def handler(context: Context, _params: dict[str, Any]) -> None:
+        lifecycle.cancel(context.job_id)
+        beat_now(hand)
+        in_thread(watching.look).join()
+        context.progress(1)
+
+    job = claimed_job(kind=declare(handler), params={})
+    watching, hand = Guard(Process()), new_hand()
+    with watching.watching(hand):
+        hand.play(job)
+        hand.next(may_claim=False)
     assert Job.objects.get(pk=job.pk).status == Status.CANCELLED
 
 
@@ -509,17 +531,17 @@ def test_a_handler_whose_job_went_to_another_stops_and_writes_nothing(declare: D
         Job.objects.update(lease_until=timezone.now() - timedelta(seconds=1))
         lifecycle.rescue(1)
         context.log("a word of the dead")
-        watch.next_beat = 0.0
-        watchman._attend(watch)
+        beat_now(hand)
+        in_thread(watching.look).join()
         with pytest.raises(LeaseLost):
             context.check_cancelled()
         return "stale"
 
     job = claimed_job(kind=declare(handler), params={})
-    watchman, context = Guard(Process()), Context(job)
-    watch = watchman.watch(job, context)
-    assert runner.attempt(job, context) is None
-    assert not runner.settle(watch, Outcome(job=job, result="stale"))
+    watching, hand = Guard(Process()), new_hand()
+    with watching.watching(hand):
+        hand.play(job)
+        hand.next(may_claim=False)
     job.refresh_from_db()
     assert (job.status, job.result, job.log_lines) == (Status.PENDING, None, 0)
     assert [event.type for event in log.history(job.pk)] == ["job.accepted", "job.started", "job.retrying"]
@@ -529,43 +551,57 @@ def test_a_handler_whose_job_went_to_another_stops_and_writes_nothing(declare: D
 def test_a_handler_that_does_not_stop_is_ended_by_force(declare: Declare) -> None:
     job = claimed_job(kind=declare(lambda _context, _params: None), params={}, max_attempts=1)
     process = Process()
-    watchman, context = Guard(process), Context(job)
-    watch = watchman.watch(job, context)
-    watch.deadline = 1.0
-    watchman._attend(watch)
-    with pytest.raises(JobTimedOut):
-        context.check_cancelled()
-    assert Job.objects.get(pk=job.pk).status == Status.RUNNING
-    watch.force_at = 1.0
-    watchman._attend(watch)
+    with playing(job, process) as (watching, hand, context):
+        assert hand.run
+        hand.run.deadline = 1.0
+        watching.look()
+        with pytest.raises(JobTimedOut):
+            context.check_cancelled()
+        assert Job.objects.get(pk=job.pk).status == Status.RUNNING
+        hand.run.force_at = 1.0
+        watching.look()
+        assert not hand.has_more
     job.refresh_from_db()
     assert (job.status, code_of(job), process.leaked) == (Status.FAILED, "timeout", 1)
-    assert not runner.settle(watch, Outcome(job=job, result="late")) or job.result is None
+    assert lifecycle.finish([Outcome(job=job, result="late")]) == set()
 
 
 @pytest.mark.django_db
-def test_an_end_that_was_written_though_its_commit_seemed_to_fail_counts_as_ours(declare: Declare) -> None:
-    job = claimed_job(kind=declare(lambda _context, _params: None), params={})
-    watch = Guard(Process()).watch(job, Context(job))
-    assert runner.settle(watch, Outcome(job=job, result=1))
-    before = Job.objects.get(pk=job.pk)
-    assert runner.settle(watch, Outcome(job=job, result=1))
-    after = Job.objects.get(pk=job.pk)
-    assert (after.sequence, after.version) == (before.sequence, before.version)
+def test_an_end_that_was_written_though_its_commit_seemed_to_fail_counts_as_ours(
+    declare: Declare, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, calls = lifecycle.trade, []
+
+    def breaking(*args: Any) -> Any:
+        calls.append(args)
+        traded = real(*args)
+        if len(calls) == 1:
+            raise OperationalError("the connection broke at COMMIT")
+        return traded
+
+    job = claimed_job(kind=declare(lambda _context, _params: 1), params={})
+    hand = new_hand()
+    hand.play(job)
+    monkeypatch.setattr(lifecycle, "trade", breaking)
+    monkeypatch.setattr(connection, "close", lambda: None)  # the test's transaction is in it
+    assert hand.next(may_claim=True) is None
+    assert len(calls) == 3
+    job.refresh_from_db()
+    assert (job.status, job.result, job.sequence) == (Status.COMPLETED, 1, 3)
 
 
 @pytest.mark.django_db(transaction=True)
+@pytest.mark.usefixtures("watchman")
 def test_one_bell_drains_the_queue(declare: Declare) -> None:
     owner, name = new_user(), declare(lambda _context, params: params)
 
     ids = [new_job(owner, kind=name, params={}).pk for _ in range(5)]
-    with guarded():
-        assert runner.work("default") == 5
-        assert runner.work("default") == 0
+    assert runner.work("default") == 5
+    assert runner.work("default") == 0
     assert set(Job.objects.filter(pk__in=ids).values_list("status", flat=True)) == {Status.COMPLETED}
 
 
 @pytest.mark.django_db
 def test_a_param_that_a_kind_got_later_has_its_default() -> None:
     job = new_job(params={"steps": 3})
-    assert runner.arguments(job) == {"seconds": 5, "steps": 3, "failures": 0}
+    assert arguments(job, get_kind(job.kind)) == {"seconds": 5, "steps": 3, "failures": 0}

@@ -1,8 +1,11 @@
-"""The life of jobs in any order of claims, crashes, cancels, retries, rescues and removals, on the real database."""
+"""The life of jobs in any order of hands, flushes, crashes, cancels, retries, rescues and removals, on the database."""
 
 from __future__ import annotations
 
-from collections import defaultdict
+import time
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+from copy import copy
 from datetime import timedelta
 from typing import Any
 from uuid import UUID, uuid4
@@ -23,13 +26,13 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from jobs import lifecycle, retention
+from jobs import kinds, lifecycle, limits, queues, retention
 from jobs.failures import AlreadySubmitted, KeyReused, UniqueKeyTaken, WrongState
 from jobs.kinds import get_kind
 from jobs.lifecycle import Beat, Idempotency, Outcome, Submission
-from jobs.models import FINAL, Event, EventType, Job, Status
+from jobs.models import FINAL, Event, EventType, Gate, Job, Status
 from jobs.representation import job_as_dict
-from tests.factories import new_user
+from tests.factories import new_user, played
 
 EVENT_OF_STATUS = {
     Status.COMPLETED: EventType.COMPLETED,
@@ -39,7 +42,45 @@ EVENT_OF_STATUS = {
 FINAL_EVENTS = set(EVENT_OF_STATUS.values())
 WORKERS = [uuid4() for _ in range(3)]
 ERROR = {"code": "broken", "message": "It broke."}
-MOST_ROUNDS = 60
+MOST_ROUNDS = 100
+QUICK, LONG, LIMITED = "test.quick", "test.long", "test.limited"
+MOST_RUNNING, MOST_RUNNING_PER_USER = 2, 1
+
+
+@pytest.fixture
+def _own_kinds() -> Iterator[None]:
+    for name in (QUICK, LONG):
+        kinds.kind(name)(lambda _context, _params: None)
+    limited = kinds.kind(LIMITED, max_running=MOST_RUNNING, max_running_per_user=MOST_RUNNING_PER_USER)
+    limited(lambda _context, _params: None)
+    yield
+    for name in (QUICK, LONG, LIMITED):
+        del kinds._registry[name]
+
+
+class InHand:
+    """A job in a worker's hand, as that worker knows it."""
+
+    def __init__(self, job: Job) -> None:
+        self.job = job
+        self.is_reserved = job.status == Status.PENDING
+
+    @property
+    def pk(self) -> UUID:
+        return self.job.pk
+
+    def outcome(self, **values: Any) -> Outcome:
+        """Have its handler run to its end."""
+        return played(copy(self.job), **values)
+
+    def begin(self) -> bool:
+        """Have its handler run on, so that its begin is told."""
+        begun = copy(self.job)
+        lifecycle.foresee_begin(begun)
+        is_own = lifecycle.begin(begun, time.monotonic())
+        if is_own:
+            self.job, self.is_reserved = begun, False
+        return is_own
 
 
 def everything_of(pk: UUID) -> dict[str, Any] | None:
@@ -58,7 +99,7 @@ class LifeOfJobs(RuleBasedStateMachine):
     """Some users, three workers of which any may be lost and come back, and a sweeper."""
 
     jobs: Bundle[UUID] = Bundle("jobs")
-    claims: Bundle[Job] = Bundle("claims")
+    claims: Bundle[InHand] = Bundle("claims")
 
     def __init__(self) -> None:
         super().__init__()
@@ -66,6 +107,7 @@ class LifeOfJobs(RuleBasedStateMachine):
         self._owners = [new_user().pk for _ in range(2)]
         self._last_seen: dict[UUID, tuple[int, dict[str, Any]]] = {}
         self._removed: set[UUID] = set()
+        self._is_paused = False
 
     def teardown(self) -> None:
         try:
@@ -77,7 +119,7 @@ class LifeOfJobs(RuleBasedStateMachine):
 
     @initialize(target=jobs)
     def first_job(self) -> UUID:
-        return self.submit(owner=0, key=None, max_attempts=3)
+        return self.submit(owner=0, key=None, max_attempts=3, kind=QUICK)
 
     @rule(
         target=jobs,
@@ -85,28 +127,39 @@ class LifeOfJobs(RuleBasedStateMachine):
         later=st.sampled_from([None, -5, 3600]),
         priority=st.integers(-100, 100),
         max_attempts=st.integers(1, 5),
-        limits=st.sampled_from([{}, {"start_within_seconds": 60}, {"deadline_seconds": 60}]),
+        bounds=st.sampled_from([{}, {"start_within_seconds": 60}, {"deadline_seconds": 60}]),
+        kind=st.sampled_from([QUICK, QUICK, QUICK, LONG, LIMITED]),
     )
-    def accept(self, owner: int, later: int | None, priority: int, max_attempts: int, limits: dict[str, int]) -> UUID:
+    def accept(
+        self, owner: int, later: int | None, priority: int, max_attempts: int, bounds: dict[str, int], kind: str
+    ) -> UUID:
         run_at = None if later is None else timezone.now() + timedelta(seconds=later)
-        pk = self.submit(owner, None, max_attempts, run_at=run_at, priority=priority, **limits)
-        assert (Job.objects.get(pk=pk).ready_at is None) == (later == 3600)
+        pk = self.submit(owner, None, max_attempts, kind=kind, run_at=run_at, priority=priority, **bounds)
+        if kind != LIMITED:
+            assert (Job.objects.get(pk=pk).ready_at is None) == (later == 3600)
         return pk
+
+    @rule(
+        target=jobs, owners=st.lists(st.integers(0, 1), min_size=1, max_size=6), kind=st.sampled_from([QUICK, LIMITED])
+    )
+    def accept_many(self, owners: list[int], kind: str) -> Any:
+        submissions = [Submission(kind=get_kind(kind), owner_id=self._owners[owner]) for owner in owners]
+        return multiple(*(job.pk for job in lifecycle.accept(submissions)))
 
     @rule(target=jobs, owner=st.integers(0, 1), key=st.sampled_from(["one", "two"]), max_attempts=st.integers(1, 3))
     def accept_with_a_unique_key(self, owner: int, key: str, max_attempts: int) -> Any:
         standing = Job.objects.filter(owner=self._owners[owner], unique_key=key).exclude(status__in=FINAL).first()
         if standing is None:
-            return self.submit(owner, key, max_attempts)
+            return self.submit(owner, key, max_attempts, kind=QUICK)
         with pytest.raises(UniqueKeyTaken) as taken:
-            self.submit(owner, key, max_attempts)
+            self.submit(owner, key, max_attempts, kind=QUICK)
         assert taken.value.standing.pk == standing.pk
         return multiple()
 
     @rule(target=jobs, owner=st.integers(0, 1), key=st.sampled_from("ab"), fingerprint=st.sampled_from("cd"))
     def accept_with_an_idempotency_key(self, owner: int, key: str, fingerprint: str) -> Any:
         before = Job.objects.count()
-        submission = Submission(kind=get_kind("demo.countdown"), owner_id=self._owners[owner])
+        submission = Submission(kind=get_kind(QUICK), owner_id=self._owners[owner])
         try:
             (job,) = lifecycle.accept([submission], Idempotency(key=key, fingerprint=fingerprint * 64))
         except (AlreadySubmitted, KeyReused):
@@ -114,9 +167,9 @@ class LifeOfJobs(RuleBasedStateMachine):
             return multiple()
         return job.pk
 
-    def submit(self, owner: int, key: str | None, max_attempts: int, **values: Any) -> UUID:
+    def submit(self, owner: int, key: str | None, max_attempts: int, *, kind: str, **values: Any) -> UUID:
         submission = Submission(
-            kind=get_kind("demo.countdown"),
+            kind=get_kind(kind),
             owner_id=self._owners[owner],
             unique_key=key,
             max_attempts=max_attempts,
@@ -176,23 +229,40 @@ class LifeOfJobs(RuleBasedStateMachine):
 
     # --- Workers, of which each may have been fenced off meanwhile
 
-    @rule(target=claims, worker=st.sampled_from(WORKERS), count=st.integers(1, 3))
-    def claim(self, worker: UUID, count: int) -> Any:
-        due = Job.objects.filter(status=Status.PENDING, ready_at__isnull=False)
-        most_urgent = list(due.order_by("-priority", "ready_at", "id").values_list("pk", flat=True)[:count])
-        claimed = lifecycle.claim("default", count, worker)
-        assert {job.pk for job in claimed} == set(most_urgent)
-        assert all((job.status, job.worker) == (Status.RUNNING, worker) for job in claimed)
-        return multiple(*claimed)
+    @rule(target=claims, worker=st.sampled_from(WORKERS), count=st.integers(1, 5), is_quick=st.booleans())
+    def claim(self, worker: UUID, count: int, is_quick: bool) -> Any:
+        expected = [] if self._is_paused else next_hand(count, [QUICK, LIMITED] if is_quick else [])
+        hand = lifecycle.claim("default", worker, count, [QUICK, LIMITED] if is_quick else [])
+        assert [job.pk for job in hand] == expected
+        assert all(job.worker == worker for job in hand)
+        assert [job.status for job in hand] == [Status.RUNNING, *[Status.PENDING] * (len(hand) - 1)][: len(hand)]
+        return multiple(*(InHand(job) for job in hand))
+
+    @rule(claim=claims)
+    def begin(self, claim: InHand) -> None:
+        before = self.row_under(claim)
+        if claim.is_reserved:
+            assert claim.begin() == before.is_own
+        self.check_fenced(claim, before)
+
+    @rule(some=st.lists(claims, max_size=4))
+    def give_back(self, some: list[InHand]) -> None:
+        reserved = {claim.pk: claim for claim in some if claim.is_reserved}
+        befores = {pk: self.row_under(claim) for pk, claim in reserved.items()}
+        own = sum(1 for each in befores.values() if each.is_own)
+        assert lifecycle.give_back([claim.job for claim in reserved.values()]) == own
+        for pk, claim in reserved.items():
+            self.check_fenced(claim, befores[pk])
 
     @rule(claim=claims, percent=st.floats(0, 100) | st.none(), lines=st.integers(0, 2), ahead=st.integers(0, 5))
-    def beat(self, claim: Job, percent: float | None, lines: int, ahead: int) -> None:
+    def beat(self, claim: InHand, percent: float | None, lines: int, ahead: int) -> None:
+        if claim.is_reserved:
+            return
         before, now = self.row_under(claim), timezone.now()
         sign_of_life = Beat(
-            job_id=claim.pk,
-            fence=claim.fence,
+            job=claim.job,
             progress=None if percent is None else {"percent": percent, "message": None, "current": None, "total": None},
-            version=claim.version + ahead,
+            version=claim.job.version + ahead,
             lines=[{"level": "info", "message": f"line {each}"} for each in range(lines)],
             moments=[now] * lines,
         )
@@ -202,35 +272,62 @@ class LifeOfJobs(RuleBasedStateMachine):
         if before.is_own and not lines and percent is None:
             assert held[claim.pk].version == before.row["version"]
 
-    @rule(claim=claims, retry=st.booleans(), how=st.sampled_from(["completed", "failed", "cancelled", "given up"]))
-    def conclude(self, claim: Job, retry: bool, how: str) -> None:
+    @rule(claim=claims, retry=st.booleans(), how=st.sampled_from(["completed", "failed", "cancelled", "later"]))
+    def finish(self, claim: InHand, retry: bool, how: str) -> None:
         before = self.row_under(claim)
         match how:
             case "completed":
-                moved = lifecycle.conclude([Outcome(job=claim, result={"fence": claim.fence})])
+                outcome = claim.outcome(result={"fence": claim.job.fence})
             case "failed":
-                moved = lifecycle.conclude([Outcome(job=claim, error=ERROR, retry=retry)])
+                outcome = claim.outcome(error=ERROR, retry=retry)
             case "cancelled":
-                moved = lifecycle.finish([Outcome(job=claim, is_cancelled=True)])
+                outcome = claim.outcome(is_cancelled=True)
             case _:
-                moved = lifecycle.finish([Outcome(job=claim, error=ERROR)])
-        assert moved == ({claim.pk} if before.is_own else set())
+                outcome = claim.outcome(error=ERROR, retry_after=1000)
+        assert lifecycle.finish([outcome]) == ({claim.pk} if before.is_own else set())
         self.check_fenced(claim, before)
 
-    @rule(first=consumes(claims), second=consumes(claims))
-    def conclude_two_at_once(self, first: Job, second: Job) -> None:
-        if first.pk == second.pk:
-            return
-        own = {each.pk for each in (first, second) if self.row_under(each).is_own}
-        moved = lifecycle.conclude([Outcome(job=first, result=1), Outcome(job=second, error=ERROR)])
-        assert moved == own
+    @rule(target=claims, some=st.lists(consumes(claims), max_size=5), worker=st.sampled_from(WORKERS))
+    def trade(self, some: list[InHand], worker: UUID) -> Any:
+        outcomes = {claim.pk: claim.outcome(result=1) for claim in some}
+        own = {claim.pk for claim in {each.pk: each for each in some}.values() if self.row_under(claim).is_own}
+        traded = lifecycle.trade(list(outcomes.values()), lifecycle.wanted("default", worker, 4, [QUICK]))
+        assert traded.ended == own
+        assert not {job.pk for job in traded.claimed} & own
+        return multiple(*(InHand(job) for job in traded.claimed))
+
+    @rule(claim=claims)
+    def release(self, claim: InHand) -> None:
+        before = self.row_under(claim)
+        is_running = before.is_own and before.row["status"] == Status.RUNNING
+        assert lifecycle.release(claim.job) == is_running
+        self.check_fenced(claim, before)
 
     @rule(pk=jobs)
     def lose_worker(self, pk: UUID) -> None:
         past = timezone.now() - timedelta(seconds=1)
-        Job.objects.filter(pk=pk, status=Status.RUNNING).update(lease_until=past)
+        Job.objects.filter(pk=pk, worker__isnull=False).update(lease_until=past)
 
-    # --- The sweeper, and time
+    @rule(worker=st.sampled_from(WORKERS), data=st.data())
+    def find_dead(self, worker: UUID, data: st.DataObject) -> None:
+        held = list(Job.objects.filter(worker=worker).order_by("pk"))
+        running = data.draw(st.sampled_from([None, *(job.pk for job in held)]))
+        assert lifecycle.rescue_worker(worker, running, [job.pk for job in held]) == len(held)
+        assert not Job.objects.filter(worker=worker).exists()
+        for before in held:
+            after = Job.objects.get(pk=before.pk)
+            assert after.crashes == before.crashes + (before.pk == running)
+
+    # --- Operators, the sweeper, and time
+
+    @rule()
+    def pause_or_resume(self) -> None:
+        assert queues.resume("default") if self._is_paused else queues.pause("default", by="somebody")
+        self._is_paused = not self._is_paused
+
+    @rule()
+    def look_at_gates(self) -> None:
+        limits.look_at_gates()
 
     @rule(limit=st.integers(1, 3))
     def rescue(self, limit: int) -> None:
@@ -246,14 +343,14 @@ class LifeOfJobs(RuleBasedStateMachine):
     def promote(self) -> None:
         lifecycle.promote(100)
         overdue = Job.objects.filter(status=Status.PENDING, ready_at__isnull=True, run_at__lte=timezone.now())
-        assert not overdue.exists()
+        assert not overdue.filter(gate=Gate.NONE).exists()
 
     @rule(pk=jobs, column=st.sampled_from(["start_by", "finish_by"]))
     def expire(self, pk: UUID, column: str) -> None:
         past = timezone.now() - timedelta(seconds=1)
         Job.objects.filter(pk=pk, **{f"{column}__isnull": False}).update(**{column: past})
         lifecycle.expire(100)
-        job = Job.objects.filter(pk=pk, status=Status.PENDING).first()
+        job = Job.objects.filter(lifecycle.is_free(timezone.now()), pk=pk, status=Status.PENDING).first()
         if job:
             assert job.finish_by is None or job.finish_by > timezone.now()
             assert job.start_by is None or job.start_by > timezone.now() or job.attempt > 0
@@ -273,6 +370,16 @@ class LifeOfJobs(RuleBasedStateMachine):
             check_row(job)
             self.check_version(job)
 
+    @invariant()
+    def limits_hold_and_nobody_waits_for_nothing(self) -> None:
+        limited = list(Job.objects.filter(kind=LIMITED).exclude(status__in=FINAL))
+        may_run = [job for job in limited if job.worker or job.ready_at]
+        assert len(may_run) <= MOST_RUNNING
+        assert all(count <= MOST_RUNNING_PER_USER for count in Counter(job.owner_id for job in may_run).values())
+        waiting = {job.owner_id for job in limited if job.gate in (Gate.USER, Gate.KIND)}
+        if len(may_run) < MOST_RUNNING:
+            assert waiting <= {job.owner_id for job in may_run}
+
     def check_version(self, job: Job) -> None:
         visible = shown(job)
         version, before = self._last_seen.get(job.pk, (0, None))
@@ -281,12 +388,12 @@ class LifeOfJobs(RuleBasedStateMachine):
 
     # --- Fences
 
-    def row_under(self, claim: Job) -> Before:
+    def row_under(self, claim: InHand) -> Before:
         row = everything_of(claim.pk)
-        is_own = row is not None and row["status"] == Status.RUNNING and row["fence"] == claim.fence
+        is_own = row is not None and row["worker"] is not None and row["fence"] == claim.job.fence
         return Before(row or {}, is_own=is_own)
 
-    def check_fenced(self, claim: Job, before: Before) -> None:
+    def check_fenced(self, claim: InHand, before: Before) -> None:
         """A worker whose claim is over has changed nothing at all."""
         if not before.is_own:
             assert (everything_of(claim.pk) or {}) == before.row
@@ -294,19 +401,37 @@ class LifeOfJobs(RuleBasedStateMachine):
     # --- The end: healthy workers and a sweeper bring every job to its end
 
     def drain(self) -> None:
+        queues.resume("default")
         for _ in range(MOST_ROUNDS):
             past = timezone.now() - timedelta(seconds=1)
             unfinished = Job.objects.exclude(status__in=FINAL)
             if not unfinished.exists():
                 break
-            unfinished.filter(status=Status.RUNNING).update(lease_until=past)
-            unfinished.filter(status=Status.PENDING, ready_at__isnull=True).update(run_at=past)
+            unfinished.filter(worker__isnull=False).update(lease_until=past)
             lifecycle.rescue(100)
             unfinished.filter(status=Status.PENDING, ready_at__isnull=True).update(run_at=past)
             lifecycle.promote(100)
-            lifecycle.conclude([Outcome(job=job, result="drained") for job in lifecycle.claim("default", 100, uuid4())])
+            hand = lifecycle.claim("default", uuid4(), 32, [QUICK, LIMITED])
+            lifecycle.finish([played(job, result="drained") for job in hand])
         assert not Job.objects.exclude(status__in=FINAL).exists()
         self.every_log_is_whole()
+
+
+def next_hand(count: int, quick_kinds: list[str]) -> list[UUID]:
+    """Say by the rules which jobs a claim must give."""
+    in_line = Job.objects.filter(lifecycle.is_free(timezone.now()), status=Status.PENDING, ready_at__isnull=False)
+    due = list(in_line.order_by("-priority", "turn", "id")[:count])
+    hand: list[UUID] = []
+    for job in due:
+        is_alone = (
+            job.kind not in quick_kinds or job.alone or job.crashes or job.max_attempts == 1 or job.worker is not None
+        )
+        if hand and is_alone:
+            break
+        hand.append(job.pk)
+        if is_alone:
+            break
+    return hand
 
 
 class Before:
@@ -333,8 +458,8 @@ def check_log(job: Job, events: list[Event]) -> None:
     versions = [event.data["version"] for event in events]
     assert versions == sorted(versions)
     assert versions[-1] <= job.version
-    last_reopening = max((place for place, event in enumerate(events) if "by" in event.data), default=0)
-    assert job.attempt == types[last_reopening:].count(EventType.STARTED)
+    check_attempts(events)
+    assert job.attempt == events[-1].data["attempt"]
     if job.is_final:
         assert events[-1].type == EVENT_OF_STATUS[Status(job.status)]
         assert events[-1].data["status"] == job.status
@@ -344,12 +469,27 @@ def check_log(job: Job, events: list[Event]) -> None:
         assert types[-1] in (EventType.STARTED, EventType.LOG)
 
 
+def check_attempts(events: list[Event]) -> None:
+    """An attempt counts from its begin on, unless it was put back; a reopening begins anew."""
+    attempt = 0
+    for event in events:
+        if event.type == EventType.STARTED:
+            attempt += 1
+        elif "by" in event.data:
+            attempt = 0
+        elif event.type == EventType.RETRYING and event.data["attempt"] == attempt - 1:
+            attempt -= 1  # put back
+        assert event.data["attempt"] == attempt
+
+
 def check_row(job: Job) -> None:
     """The row says one thing only."""
     is_running = job.status == Status.RUNNING
-    assert (job.lease_until is not None) == is_running
-    assert (job.worker is not None) == is_running
+    is_reserved = job.status == Status.PENDING and job.worker is not None
+    assert (job.lease_until is not None) == (job.worker is not None) == (is_running or is_reserved)
     assert job.ready_at is None or job.status == Status.PENDING
+    assert job.ready_at is not None or not is_reserved
+    assert job.gate == Gate.NONE or (job.kind == LIMITED and not job.is_final)
     assert (job.finished_at is not None) == (job.expires_at is not None) == job.is_final
     assert job.attempt <= job.max_attempts
     assert job.attempt <= job.failures + job.crashes + 1
@@ -360,11 +500,12 @@ def check_row(job: Job) -> None:
         assert job.failures + job.crashes < job.max_attempts
         assert job.attempt == job.failures + job.crashes + is_running
     if job.status == Status.PENDING:
-        assert job.ready_at is not None or job.run_at is not None
+        assert job.ready_at is not None or job.run_at is not None or job.gate in (Gate.USER, Gate.KIND)
         assert job.cancel_requested_at is None
 
 
 @pytest.mark.django_db
+@pytest.mark.usefixtures("_own_kinds")
 def test_jobs_live_by_the_rules_whatever_happens_in_whatever_order() -> None:
     run_state_machine_as_test(
         LifeOfJobs,

@@ -113,8 +113,8 @@ def test_a_webhook_hears_of_all_but_log_lines_which_must_be_named() -> None:
     lines = registered(owner, types=["job.log"])
     job = claimed_job(owner)
     line = {"level": "info", "message": "x"}
-    lifecycle.beat([Beat(job_id=job.pk, fence=job.fence, lines=[line], moments=[timezone.now()])])
-    lifecycle.beat([Beat(job_id=job.pk, fence=job.fence, progress={"percent": 1.0})])
+    lifecycle.beat([Beat(job=job, lines=[line], moments=[timezone.now()])])
+    lifecycle.beat([Beat(job=job, progress={"percent": 1.0})])
     lifecycle.finish([Outcome(job=job)])
     heard = {hook: [each.event.type for each in hook.deliveries.order_by("event")] for hook in (all_of_job, lines)}
     assert heard == {all_of_job: ["job.accepted", "job.started", "job.completed"], lines: ["job.log"]}

@@ -6,8 +6,8 @@ import { announce, connect, drawIcon } from "./shell.js";
 import { say, sayDuration, sayNumber, sayState, sayTime } from "./texts.js";
 
 const LOOK_MS = 500;
-// The log doesn't tell of deliveries, so they are looked for, more and more seldom.
-const DELIVERIES_MS = [1_000, 2_000, 5_000, 10_000, 30_000];
+// The log tells neither of deliveries nor of places in line, so they are looked for, more and more seldom.
+const UNTOLD_MS = [1_000, 2_000, 5_000, 10_000, 30_000];
 const ANNOUNCE_MS = 10_000;
 const ANNOUNCE_PERCENT = 10;
 
@@ -32,15 +32,15 @@ export function followJob(page) {
     document.title = incoming.title;
     if (newest && newest.version > version) showProgress(page, newest);
     showDoor(page, heard);
-    lookForDeliveries();
+    lookForUntold();
   }, LOOK_MS);
 
   let looks = 0;
   let timer = null;
-  const lookForDeliveries = () => {
+  const lookForUntold = () => {
     clearTimeout(timer);
-    if (!page.querySelector("[data-open-delivery]")) return;
-    timer = setTimeout(look, DELIVERIES_MS[Math.min(looks++, DELIVERIES_MS.length - 1)]);
+    if (!page.querySelector("[data-open-delivery], [data-in-line]")) return;
+    timer = setTimeout(look, UNTOLD_MS[Math.min(looks++, UNTOLD_MS.length - 1)]);
   };
 
   const tellProgress = progressTeller();
@@ -78,7 +78,7 @@ export function followJob(page) {
       else if (job.version > Number(shown.version)) look();
     },
   });
-  lookForDeliveries();
+  lookForUntold();
 }
 
 function showProgress(page, job) {

@@ -1,0 +1,211 @@
+"""Users promise: accept, one job or many at once."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+from django.db import IntegrityError, OperationalError, transaction
+
+from jobs import limits
+from jobs.failures import AlreadySubmitted, KeyReused, UniqueKeyRepeated, UniqueKeyTaken
+from jobs.kinds import Kind
+from jobs.lifecycle.transitions import PENDING, RUNNING, Told, after_moves, ring_on_commit, tell
+from jobs.models import Batch, IdempotencyKey, Job, JobUpload, Upload, new_id
+from jobs.sql import statements
+from jobs.sql.rows import job_of
+
+IDEMPOTENCY_HOURS = 24
+MOST_CONFLICTS = 3
+"""How often what stands in a submission's way may be gone when it is looked for."""
+DEFAULTS = {each.attname: each.get_default() for each in Job._meta.concrete_fields}
+"""What a job's fields hold where a submission says nothing; those that are made anew for each job, it says."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Submission:
+    """A checked request for one job; times are seconds, None means what the kind says or no limit."""
+
+    kind: Kind
+    owner_id: int
+    params: dict[str, Any] = field(default_factory=dict)
+    uploads: Mapping[str, Upload] = field(default_factory=dict)
+    """Files by the name of their parameter."""
+    team_id: int | None = None
+    run_at: datetime | None = None
+    priority: int = 0
+    max_attempts: int | None = None
+    timeout_seconds: int | None = None
+    start_within_seconds: int | None = None
+    deadline_seconds: int | None = None
+    unique_key: str | None = None
+    callback_url: str = ""
+    callback_events: Sequence[str] = ()
+    tags: Sequence[str] = ()
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Idempotency:
+    """The key that a client gave with its submission, and what the submission said."""
+
+    key: str
+    fingerprint: str
+    """SHA-256, hexadecimal."""
+
+
+def accept(submissions: Sequence[Submission], idempotency: Idempotency | None = None) -> list[Job]:
+    """Promise jobs, all or none: once this returns, they will run though every process dies.
+
+    Raises:
+        AlreadySubmitted: the idempotency key came before with the same submission; carries the first job.
+        KeyReused: the idempotency key came before with another submission.
+        UniqueKeyTaken: a job with this unique key isn't final yet; carries it.
+    """
+    for _ in range(MOST_CONFLICTS):
+        try:
+            return _promise(submissions, idempotency, None)
+        except (IntegrityError, OperationalError) as error:
+            if not _is_conflict(error):
+                raise
+            _explain_conflict(submissions, idempotency)
+    return _promise(submissions, idempotency, None)  # what stood in the way has ended since
+
+
+def accept_batch(submissions: Sequence[Submission], owner_id: int, callback_url: str = "") -> tuple[Batch, list[Job]]:
+    """Promise jobs that belong together, all or none; once all are final, the log tells of the batch.
+
+    A batch has no counters that its jobs would wait for: they are counted when somebody asks.
+
+    Raises:
+        UniqueKeyRepeated: two of the jobs have the same kind and unique key.
+        UniqueKeyTaken: a job with one of the unique keys isn't final yet; carries it.
+    """
+    keys = Counter((each.owner_id, each.kind.name, each.unique_key) for each in submissions if each.unique_key)
+    if repeated := [key for (_, _, key), count in keys.items() if count > 1]:
+        raise UniqueKeyRepeated(f"The uniqueKey {repeated[0]!r} comes twice for the same kind.")
+    for _ in range(MOST_CONFLICTS):
+        try:
+            return _promise_batch(submissions, owner_id, callback_url)
+        except (IntegrityError, OperationalError) as error:
+            if not _is_conflict(error):
+                raise
+            _explain_conflict(submissions, None)
+    return _promise_batch(submissions, owner_id, callback_url)
+
+
+def _promise_batch(submissions: Sequence[Submission], owner_id: int, callback_url: str) -> tuple[Batch, list[Job]]:
+    with transaction.atomic():
+        batch = Batch.objects.create(
+            owner_id=owner_id, total=len(submissions), callback_url=callback_url, created_at=statements().now()
+        )
+        return batch, _promise(submissions, None, batch.pk)
+
+
+def _promise(submissions: Sequence[Submission], idempotency: Idempotency | None, batch_id: UUID | None) -> list[Job]:
+    with transaction.atomic():
+        now = statements().now()
+        jobs = [_new_job(each, now, batch_id) for each in submissions]
+        statements().accept(jobs)
+        uploads = [
+            JobUpload(job=job, upload=upload, param=param)
+            for job, each in zip(jobs, submissions, strict=True)
+            for param, upload in each.uploads.items()
+        ]
+        if uploads:
+            JobUpload.objects.bulk_create(uploads)
+        if idempotency:
+            _remember(idempotency, jobs[0], now)
+        tell([Told(job=job, first=1) for job in jobs])
+        after_moves(jobs)
+        ring_on_commit(jobs)
+    return jobs
+
+
+def _new_job(submission: Submission, now: datetime, batch_id: UUID | None) -> Job:
+    is_due = submission.run_at is None or submission.run_at <= now
+    gate = limits.first_gate(submission.kind) if is_due else 0
+    return job_of(
+        {
+            **DEFAULTS,
+            "id": new_id(),
+            "owner_id": submission.owner_id,
+            "team_id": submission.team_id,
+            "batch_id": batch_id,
+            "kind": submission.kind.name,
+            "queue": submission.kind.queue,
+            "params": submission.params,
+            "priority": submission.priority,
+            "max_attempts": submission.max_attempts or submission.kind.max_attempts,
+            "timeout_seconds": submission.timeout_seconds or submission.kind.timeout_seconds,
+            "start_within_seconds": submission.start_within_seconds,
+            "deadline_seconds": submission.deadline_seconds,
+            "unique_key": submission.unique_key,
+            "callback_url": submission.callback_url,
+            "callback_events": list(submission.callback_events),
+            "tags": list(submission.tags),
+            "metadata": dict(submission.metadata),
+            "created_at": now,
+            "run_at": submission.run_at,
+            "ready_at": now if is_due and not gate else None,
+            "gate": gate,
+            "start_by": after(now, submission.start_within_seconds),
+            "finish_by": after(now, submission.deadline_seconds),
+        }
+    )
+
+
+def after(now: datetime, seconds: int | None) -> datetime | None:
+    """Give the moment so many seconds later; None means never."""
+    return None if seconds is None else now + timedelta(seconds=seconds)
+
+
+def _remember(idempotency: Idempotency, job: Job, now: datetime) -> None:
+    """Bind the key to the job; a key that is past its day may be used again."""
+    old = now - timedelta(hours=IDEMPOTENCY_HOURS)
+    IdempotencyKey.objects.filter(owner_id=job.owner_id, key=idempotency.key, created_at__lt=old).delete()
+    IdempotencyKey.objects.create(
+        owner_id=job.owner_id,
+        key=idempotency.key,
+        fingerprint=idempotency.fingerprint,
+        job=job,
+        created_at=now,
+    )
+
+
+def _is_conflict(error: Exception) -> bool:
+    """Tell whether another promise stood in the way: found there, or met in a deadlock (PostgreSQL's 40P01)."""
+    return isinstance(error, IntegrityError) or getattr(error.__cause__, "sqlstate", "") == "40P01"
+
+
+def _explain_conflict(submissions: Sequence[Submission], idempotency: Idempotency | None) -> None:
+    """Say which promise stood already, read after the losing transaction is over."""
+    if idempotency:
+        known = (
+            IdempotencyKey.objects.filter(owner_id=submissions[0].owner_id, key=idempotency.key)
+            .select_related("job")
+            .first()
+        )
+        if known and known.fingerprint == idempotency.fingerprint:
+            raise AlreadySubmitted(known.job)
+        if known:
+            raise KeyReused("This Idempotency-Key came before with another submission.")
+    for each in submissions:
+        if standing := standing_job(each):
+            raise UniqueKeyTaken(standing)
+
+
+def standing_job(submission: Submission) -> Job | None:
+    """Find the unfinished job that holds this submission's unique key. Index: job_unique_key."""
+    if submission.unique_key is None:
+        return None
+    return Job.objects.filter(
+        owner_id=submission.owner_id,
+        kind=submission.kind.name,
+        unique_key=submission.unique_key,
+        status__in=[PENDING, RUNNING],
+    ).first()

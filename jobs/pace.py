@@ -1,0 +1,35 @@
+"""How long each kind's handler took lately, in this process: what decides the size of a hand."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+QUICK_SECONDS = 0.02
+"""A kind that takes longer is claimed one by one."""
+HAND_SECONDS = 0.025
+"""How much work a hand may hold; an urgent job waits for no more than that."""
+WEIGHT = 0.2
+"""Of the newest run in the moving average."""
+SHORTEST_SECONDS = 1e-6
+
+
+class Pace:
+    """Moving averages of run times, in seconds."""
+
+    def __init__(self) -> None:
+        self._seconds: dict[str, float] = {}
+
+    def note(self, kind: str, seconds: float) -> None:
+        """Take a run into account."""
+        before = self._seconds.get(kind, seconds)
+        self._seconds[kind] = before + WEIGHT * (seconds - before)
+
+    def quick_kinds(self, count: int = 1) -> list[str]:
+        """List the kinds of which so many jobs may lie in a hand; one that hasn't run here yet may not."""
+        most = min(QUICK_SECONDS, HAND_SECONDS / count)
+        return [kind for kind, seconds in list(self._seconds.items()) if seconds <= most]
+
+    def most(self, kinds: Collection[str]) -> int:
+        """Say how many jobs of these kinds make a hand's work."""
+        longest = max((self._seconds.get(each, 0.0) for each in kinds), default=0.0)
+        return int(HAND_SECONDS / max(longest, SHORTEST_SECONDS))

@@ -1,0 +1,76 @@
+"""Makes jobs of what the hot statements return, as Django makes them of its own queries' rows."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Sequence
+from functools import cache
+from typing import Any
+
+from django.db import DEFAULT_DB_ALIAS, connections
+from django.db.models import JSONField
+from django.db.models.base import ModelState
+from django.db.models.expressions import Col
+
+from jobs.models import Job
+
+Converter = Callable[[Any, Col, Any], Any]
+
+COLUMNS = [each.column for each in Job._meta.concrete_fields if each.column]
+"""The columns of a job, in the order that `jobs_of` expects them."""
+_NAMES = [each.attname for each in Job._meta.concrete_fields]
+
+
+def jobs_of(rows: Iterable[Sequence[Any]]) -> list[Job]:
+    """Make jobs of rows that begin with `COLUMNS`.
+
+    As `Model.from_db` makes them, but without its loop over all fields, which would take a tenth of a drain's time.
+    """
+    database = connections[DEFAULT_DB_ALIAS]
+    converters = _converters(database.vendor)
+    jobs = []
+    for row in rows:
+        values = dict(zip(_NAMES, row, strict=False))
+        for name, column, convert in converters:
+            if values[name] is not None:
+                values[name] = convert(values[name], column, database)
+        jobs.append(job_of(values))
+    return jobs
+
+
+def job_of(values: dict[str, Any]) -> Job:
+    """Make a job of the values of all its fields, which are or will be stored as they are; the dict becomes the job's.
+
+    A tenth of what the model's own constructor takes, which looks at each field by itself.
+    """
+    job = Job.__new__(Job)
+    values["_state"] = state = ModelState()
+    state.adding, state.db = False, DEFAULT_DB_ALIAS
+    job.__dict__ = values
+    return job
+
+
+@cache
+def _converters(_vendor: str) -> list[tuple[str, Col, Converter]]:
+    """List what Django does to a stored value of each column before a field sees it."""
+    database = connections[DEFAULT_DB_ALIAS]
+    found: list[tuple[str, Col, Converter]] = []
+    for field in Job._meta.concrete_fields:
+        column = Col(Job._meta.db_table, field)
+        if isinstance(field, JSONField):
+            found.append((field.attname, column, _read_json))
+            continue
+        for convert in [*database.ops.get_db_converters(column), *field.get_db_converters(database)]:
+            found.append((field.attname, column, convert))
+    return found
+
+
+def _read_json(text: str, _column: Col, _database: Any) -> Any:
+    """Read what both vendors give as text; most of it is empty."""
+    match text:
+        case "{}":
+            return {}
+        case "[]":
+            return []
+        case _:
+            return json.loads(text)
