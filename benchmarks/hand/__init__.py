@@ -1,0 +1,1 @@
+"""What claiming by the handful must not cost: a part a file, each gives a finding."""
