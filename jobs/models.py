@@ -184,13 +184,19 @@ class Job(models.Model):
             models.Index(
                 "finish_by",
                 name="job_finish_by",
-                condition=Q(status__in=["PENDING", "RUNNING"], finish_by__isnull=False),
+                condition=Q(status="PENDING", finish_by__isnull=False),
             ),
             models.Index("expires_at", name="job_expires", condition=Q(expires_at__isnull=False)),
             # Lists, newest first.
             models.Index(F("owner"), F("id").desc(), name="job_by_owner"),
             models.Index(F("team"), F("id").desc(), name="job_by_team", condition=Q(team__isnull=False)),
-            models.Index(F("status"), F("id").desc(), name="job_by_status"),
+            # Without what is pending, or SQLite would look through all of that where a smaller index serves.
+            models.Index(
+                F("status"),
+                F("id").desc(),
+                name="job_by_status",
+                condition=Q(status__in=["RUNNING", "COMPLETED", "FAILED", "CANCELLED"]),
+            ),
             models.Index(F("kind"), F("id").desc(), name="job_by_kind"),
             models.Index(fields=["batch", "status"], name="job_by_batch", condition=Q(batch__isnull=False)),
             models.Index("retried_from", name="job_retried_from", condition=Q(retried_from__isnull=False)),

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TypeVar
 
 import pytest
-from django.conf import settings
 from django.test import TransactionTestCase
 
 from tests.servers import NEW_DATABASE_URL
@@ -21,14 +20,6 @@ REQUIRE_ALL = os.environ.get("KABAR_REQUIRE_ALL") == "1"
 DATABASE_FIXTURES = {"db", "transactional_db", "live_server", "django_db_setup", "new_database_url"}
 DATABASE_MARKERS = ("django_db", "sqlite_only", "postgresql_only")
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
-
-
-@pytest.fixture(scope="session")
-def django_db_modify_db_settings(django_db_modify_db_settings_parallel_suffix: None) -> None:
-    """Keep the SQLite of the tests in a file: the one in memory has no WAL and no second process."""
-    for database in settings.DATABASES.values():
-        if database["ENGINE"] == "django.db.backends.sqlite3":
-            database.setdefault("TEST", {})["NAME"] = f"{database['NAME']}.test"
 
 
 @pytest.fixture(scope="session")

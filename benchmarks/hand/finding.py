@@ -1,3 +1,5 @@
+"""What a part has found out, and whether it is as it should be."""
+
 from __future__ import annotations
 
 from collections.abc import Sequence

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 from typing import Any
 
 from django.db.models import JSONField
@@ -31,10 +32,9 @@ class Arrivals:
     """The values of those, row by row."""
 
 
-def columns_of(jobs: Sequence[Job]) -> dict[str, list[Any]]:
+def columns_of(jobs: Sequence[Job]) -> dict[str, Sequence[Any]]:
     """List the values of jobs' columns."""
-    rows = [vars(job) for job in jobs]
-    return {name: [each[name] for each in rows] for name in COLUMNS}
+    return dict(zip(COLUMNS, zip(*map(itemgetter(*COLUMNS), map(vars, jobs)), strict=True), strict=True))
 
 
 def parted(columns: Mapping[str, Sequence[Any]], stored: Callable[[Any], Any]) -> Arrivals:
@@ -63,4 +63,4 @@ def is_same(name: str, values: Sequence[Any]) -> bool:
     first = values[0]
     if name in JSON_COLUMNS and first:
         return all(each is first for each in values)
-    return values.count(first) == len(values)
+    return bool(first == values[-1]) and values.count(first) == len(values)

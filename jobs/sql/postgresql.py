@@ -16,7 +16,8 @@ from django.core.serializers.json import DjangoJSONEncoder
 from django.db import connection
 
 from jobs.models import Job
-from jobs.sql.arrivals import is_same
+from jobs.representation import changing_state
+from jobs.sql.arrivals import columns_of, parted
 from jobs.sql.rows import COLUMNS, jobs_of
 from jobs.sql.statements import Exchanged, Renewal, Renewed, Settled, Settlement, Want
 from jobs.sql.turns import placed
@@ -156,7 +157,8 @@ WHERE j.id = ANY(%(ids)s) AND j.id = f.id AND j.fence = f.fence AND j.status = '
 RETURNING j.id, j.version, j.sequence, j.cancel_requested_at IS NOT NULL
 """
 
-# What all jobs begin with is told once, in the record that the others complete.
+# What all jobs have in common is told once, in the record that the others complete; of what an event tells, new jobs
+# differ in `runAt` alone.
 ACCEPT = f"""
 WITH arriving AS MATERIALIZED (
     SELECT * FROM jsonb_populate_recordset(
@@ -167,10 +169,11 @@ WITH arriving AS MATERIALIZED (
     INSERT INTO jobs_job ({", ".join(COLUMNS)})
     SELECT {", ".join("placed.turn" if each == "turn" else f"a.{each}" for each in COLUMNS)}
     FROM arriving AS a JOIN placed ON placed.id = a.id ORDER BY a.id
-    RETURNING *
 )
 INSERT INTO jobs_event (job_id, owner_id, team_id, kind, sequence, type, data, at)
-SELECT id, owner_id, team_id, kind, 1, 'job.accepted', {state("a")}, created_at FROM accepted AS a ORDER BY id
+SELECT id, owner_id, team_id, kind, sequence, 'job.accepted',
+    %(state)s::jsonb || jsonb_build_object('runAt', {rfc3339("run_at")}), created_at
+FROM arriving ORDER BY id
 """  # noqa: S608 - our own columns
 
 MAKE_DUE = f"""
@@ -196,9 +199,14 @@ class PostgreSQL:
             return moment
 
     def accept(self, jobs: Sequence[Job]) -> None:
-        base, rows = condensed([{each: exact(getattr(job, each)) for each in COLUMNS} for job in jobs])
+        arrivals = parted(columns_of(jobs), exact)
+        params = {
+            "base": as_json(arrivals.common),
+            "jobs": as_json([dict(zip(arrivals.names, row, strict=True)) for row in arrivals.rows]),
+            "state": as_json(changing_state(jobs[0])),
+        }
         with connection.cursor() as cursor:
-            cursor.execute(ACCEPT, {"base": as_json(base), "jobs": as_json(rows)})
+            cursor.execute(ACCEPT, params)
 
     def exchange(self, settlements: Sequence[Settlement], want: Want | None) -> Exchanged:
         ending = [
@@ -256,17 +264,15 @@ def settled_of(rows: str | None) -> list[Settled]:
     return [Settled(id=UUID(pk), status=status, sequence=sequence) for pk, status, sequence in json.loads(rows or "[]")]
 
 
-def condensed(rows: list[dict[str, Any]]) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """Part what is the same in all rows from what is not."""
-    first = rows[0]
-    base = {name: value for name, value in first.items() if is_same(name, [each[name] for each in rows])}
-    varying = [name for name in first if name not in base]
-    return base, [{name: each[name] for name in varying} for each in rows]
-
-
 def exact(value: Any) -> Any:
-    """Write a time whole; the encoder that Django has leaves its microseconds out."""
-    return value.isoformat() if isinstance(value, datetime) else value
+    """Write ids and times as JSON has them; the encoder that Django has is slow, and leaves microseconds out."""
+    match value:
+        case UUID():
+            return str(value)
+        case datetime():
+            return value.isoformat()
+        case _:
+            return value
 
 
 def as_json(value: object) -> str:

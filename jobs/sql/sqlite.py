@@ -267,7 +267,7 @@ def insertion(table: str, common: tuple[str, ...], varying: tuple[str, ...]) -> 
     values += [f"value {'->' if name in JSON_COLUMNS else '->>'} {place}" for place, name in enumerate(varying)]
     return f"""
     INSERT INTO {table} ({", ".join(common + varying)})
-    SELECT {", ".join(values)} FROM json_each(%(rows)s) ORDER BY key
+    SELECT {", ".join(values)} FROM json_each(%(rows)s)
     """  # noqa: S608 - our own tables and columns
 
 

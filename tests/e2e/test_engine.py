@@ -23,7 +23,7 @@ import pytest
 from tests.e2e.stack import ROOT, Client, Stack, running_stack
 from tests.waiting import wait_until
 
-BACK_SECONDS = 3.0
+BACK_SECONDS = 10.0
 """Until a killed child's jobs run again: about 2 s, and what a busy machine adds. A lease would be 30 s."""
 PAUSED_WITHIN_SECONDS = 1.0
 DONE_SECONDS = 30.0
