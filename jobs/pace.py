@@ -27,7 +27,7 @@ class Pace:
     def quick_kinds(self, count: int = 1) -> list[str]:
         """List the kinds of which so many jobs may lie in a hand; one that hasn't run here yet may not."""
         most = min(QUICK_SECONDS, HAND_SECONDS / count)
-        return [kind for kind, seconds in list(self._seconds.items()) if seconds <= most]
+        return [kind for kind, seconds in self._seconds.copy().items() if seconds <= most]
 
     def most(self, kinds: Collection[str]) -> int:
         """Say how many jobs of these kinds make a hand's work."""
