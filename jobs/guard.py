@@ -88,16 +88,22 @@ class Guard(threading.Thread):
         if connection.vendor == "sqlite":
             connection.busy_seconds = BUSY_SECONDS  # type: ignore[attr-defined]  # config.sqlite
         while not self._is_closed:
-            self.news.wait(timeout=self._pause())
-            self.news.clear()
             try:
-                self.look()
+                self._round()
             except Exception:  # a fault of ours is written down, and costs no job its guard
                 logger.exception("The guard stumbled")
-            self._tell_seen()
-            # Many have news at once, and are attended to together.
-            time.sleep(RUNS_ON_SECONDS if self._has_more else PUSH_SECONDS)
+                time.sleep(PUSH_SECONDS)
         connection.close()
+
+    def _round(self) -> None:
+        self.news.wait(timeout=self._pause())
+        self.news.clear()
+        try:
+            self.look()
+        finally:
+            self._tell_seen()
+        # Many have news at once, and are attended to together.
+        time.sleep(RUNS_ON_SECONDS if self._has_more else PUSH_SECONDS)
 
     def _pause(self) -> float:
         """Say how long nothing needs to be done while nobody has news."""

@@ -253,8 +253,12 @@ class Hand:
 
     @property
     def has_more(self) -> bool:
-        """Whether others wait for the one that runs: to begin, or for their ends to be written."""
-        return bool(self.reserved or self._ended or self._lost_company or (self.run and self.run.begun is not None))
+        """Whether others wait for the one that runs: to begin, or for their ends to be written.
+
+        The guard asks without the lock, so the run is looked up once: it may end between two looks.
+        """
+        run = self.run
+        return bool(self.reserved or self._ended or self._lost_company or (run and run.begun is not None))
 
     def _look_for_fenced(self, outcomes: list[Outcome], traded: Traded) -> None:
         for each in outcomes:

@@ -21,7 +21,7 @@ from jobs import hand as hand_module
 from jobs.context import Context
 from jobs.failures import JobFailure, LeaseLost, RetryAfter
 from jobs.guard import Guard
-from jobs.hand import MOST_UNWRITTEN, Hand
+from jobs.hand import MOST_UNWRITTEN, Hand, Run
 from jobs.kinds import get_kind, kind
 from jobs.lifecycle import Outcome, Submission, Traded
 from jobs.models import Event, Job, Status
@@ -316,6 +316,63 @@ def test_threads_that_share_a_pace_do_not_disturb_each_other() -> None:
     finally:
         sys.setswitchinterval(interval)
     assert faults == []
+
+
+@pytest.mark.django_db
+def test_a_run_that_ends_while_the_guard_asks_costs_no_guard() -> None:
+    """It ends between two looks at it."""
+    (job,) = submit(QUICK)
+    ends = Ends(
+        Run(job=job, context=Context(job), begun={}, began_at=0, version=1, next_beat=0, next_write=0, held_at=0)
+    )
+    hand = Hand("default", Process(), Pace(), threading.Event())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Hand, "run", ends, raising=False)
+        assert hand.has_more
+    assert ends.reads == 1
+
+
+class Ends:
+    """A hand's run that is gone at the second look."""
+
+    def __init__(self, run: Run) -> None:
+        self.run = run
+        self.reads = 0
+
+    def __get__(self, hand: Hand, owner: type[Hand]) -> Run | None:
+        self.reads += 1
+        return self.run if self.reads == 1 else None
+
+    def __set__(self, hand: Hand, run: Run | None) -> None:
+        raise AssertionError("nobody changes it here")
+
+
+def test_a_guard_that_stumbles_goes_on(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    """Whatever it stumbles over, and wherever in its round."""
+    watchman, faults, looks = Guard(Process()), {"pause", "look"}, list[None]()
+
+    def stumble_once(at: str) -> None:
+        if at in faults:
+            faults.remove(at)
+            raise RuntimeError(at)
+
+    def pause() -> float:
+        stumble_once("pause")
+        return 0.0
+
+    def look() -> None:
+        stumble_once("look")
+        looks.append(None)
+
+    monkeypatch.setattr(watchman, "_tell_seen", lambda: None)
+    monkeypatch.setattr(watchman, "_pause", pause)
+    monkeypatch.setattr(watchman, "look", look)
+    watchman.start()
+    try:
+        wait_until(lambda: bool(looks), 10)
+    finally:
+        watchman.close()
+    assert [record.message for record in caplog.records if record.name == "jobs.guard"] == ["The guard stumbled"] * 2
 
 
 # --- When ends are written -------------------------------------------------------------------------------------------
