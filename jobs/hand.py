@@ -23,10 +23,11 @@ from jobs.context import Context, Notes
 from jobs.lifecycle import LEASE_SECONDS, Beat, Outcome, Traded
 from jobs.models import Job, Status
 from jobs.pace import Pace
-from jobs.process import LARGEST_HAND, Process
+from jobs.process import Process
 
 logger = logging.getLogger(__name__)
 
+LARGEST_HAND = 32
 MOST_UNWRITTEN = 32
 """Ends are written at the latest when so many wait: as many handlers run again if the process is killed."""
 UNWRITTEN_SECONDS = 0.005
@@ -180,7 +181,6 @@ class Hand:
             return self._trade(may_claim=may_claim, is_second_try=True)
         self._look_for_fenced(outcomes, traded)
         self.reserved.extend(traded.claimed)
-        self._process.note_hand([job.id for job in traded.claimed])
         is_full = len(traded.claimed) == self._size
         most = self._pace.most({job.kind for job in traded.claimed})
         self._size = max(1, min(self._size * 2 if is_full else self._size, most, LARGEST_HAND))

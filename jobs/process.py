@@ -6,7 +6,6 @@ import mmap
 import multiprocessing
 import os
 import socket
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from uuid import UUID, uuid4
@@ -62,11 +61,6 @@ class Process:
         if self.seat:
             self.seat.note_running(job_id)
 
-    def note_hand(self, job_ids: Sequence[UUID]) -> None:
-        """Leave word of what was claimed, for whoever comes after this process."""
-        if self.seat:
-            self.seat.note_hand(job_ids)
-
 
 @cache
 def this_process() -> Process:
@@ -80,21 +74,18 @@ os.register_at_fork(after_in_child=this_process.cache_clear)
 # --- What a killed child leaves behind --------------------------------------------------------------------------------
 
 SEATS = 1024
-LARGEST_HAND = 32
 _ID_BYTES = 16
-_SEAT_BYTES = (2 + LARGEST_HAND) * _ID_BYTES
+_SEAT_BYTES = 2 * _ID_BYTES
 _memory = mmap.mmap(-1, SEATS * _SEAT_BYTES)
-"""Shared by a worker and its prefork children; ids only: each child's own, of the job that runs, of those in hand."""
+"""Shared by a worker and its prefork children; ids only: each child's own, and that of the job that runs."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Left:
-    """What a child that was killed had in hand."""
+    """Who a child was that was killed, and what it was at."""
 
     worker: UUID
     running: UUID | None
-    hand: Sequence[UUID]
-    """What it had claimed last; some of it may have ended."""
 
 
 class Seat:
@@ -107,33 +98,25 @@ class Seat:
     def __init__(self, number: int) -> None:
         self._own = number * _SEAT_BYTES
         self._running = self._own + _ID_BYTES
-        self._hand = self._running + _ID_BYTES
 
     def take(self, worker: UUID) -> Left | None:
         """Sit down, and give what the one before left, if it went without a word."""
-        before, running, *hand = self._read(self._own, 2 + LARGEST_HAND)
-        self._write(self._own, [worker, *[None] * (1 + LARGEST_HAND)])
-        return Left(worker=before, running=running, hand=[each for each in hand if each]) if before else None
+        before, running = self._read(self._own), self._read(self._running)
+        self._write(self._own, worker)
+        self._write(self._running, None)
+        return Left(worker=before, running=running) if before else None
 
     def note_running(self, job_id: UUID | None) -> None:
         """Leave word of whose handler runs now."""
-        self._write(self._running, [job_id])
-
-    def note_hand(self, job_ids: Sequence[UUID]) -> None:
-        """Leave word of what was claimed."""
-        self._write(self._hand, [*job_ids, *[None] * (LARGEST_HAND - len(job_ids))])
+        self._write(self._running, job_id)
 
     def leave(self) -> None:
         """Go in good order."""
-        self._write(self._own, [None])
+        self._write(self._own, None)
 
-    def _read(self, start: int, count: int) -> list[UUID | None]:
-        ids = (
-            UUID(bytes=_memory[place : place + _ID_BYTES])
-            for place in range(start, start + count * _ID_BYTES, _ID_BYTES)
-        )
-        return [each if each.int else None for each in ids]
+    def _read(self, start: int) -> UUID | None:
+        found = UUID(bytes=_memory[start : start + _ID_BYTES])
+        return found if found.int else None
 
-    def _write(self, start: int, ids: Sequence[UUID | None]) -> None:
-        written = b"".join(each.bytes if each else bytes(_ID_BYTES) for each in ids)
-        _memory[start : start + len(written)] = written
+    def _write(self, start: int, each: UUID | None) -> None:
+        _memory[start : start + _ID_BYTES] = each.bytes if each else bytes(_ID_BYTES)

@@ -53,7 +53,7 @@ def begin(*, queues: list[str], slots: int, can_exit: bool, seat: int | None = N
         process.seat = Seat(seat)
         left = process.seat.take(process.id)
         if left:
-            count = lifecycle.rescue_worker(left.worker, left.running, left.hand)
+            count = lifecycle.rescue_worker(left.worker, left.running, queues)
             logger.warning("The worker process before this one was lost; %d jobs are taken back", count)
     guard()
 

@@ -9,7 +9,7 @@ from typing import Any
 from uuid import UUID
 
 from django.db import transaction
-from django.db.models import Q
+from django.db.models import F, Q
 
 from jobs import limits
 from jobs.lifecycle.transitions import (
@@ -29,6 +29,10 @@ from jobs.sql import statements
 
 MOST_UNWRITTEN_VERSIONS = 100
 """Progress is pushed more often than it is written: a lost worker's last pushes may be this far ahead of the row."""
+
+
+NEAR_THE_HEAD = 1000
+"""So many of a line are looked at for what a dead worker had reserved."""
 
 
 # --- Rescue -----------------------------------------------------------------------------------------------------------
@@ -52,13 +56,16 @@ def rescue(limit: int) -> int:
     return len(jobs)
 
 
-def rescue_worker(worker: UUID, running: UUID | None, hand: Sequence[UUID] = ()) -> int:
+def rescue_worker(worker: UUID, running: UUID | None, queues: Sequence[str]) -> int:
     """Take everything back from a worker that is known to be dead, without waiting for its leases.
+
+    What it had only reserved stands near the head of its line. Should so many have come before it since that it isn't
+    found there, it is free again once its lease is over. Indexes: job_running, job_claim.
 
     Args:
         worker: the id of its process.
         running: the job whose handler ran when it died; it counts a crash.
-        hand: the jobs that it had claimed last.
+        queues: those that it heard.
 
     Returns:
         How many jobs were taken back.
@@ -70,8 +77,10 @@ def rescue_worker(worker: UUID, running: UUID | None, hand: Sequence[UUID] = ())
 
     with transaction.atomic():
         now = statements().now()
+        reserved = [pk for queue in queues for pk in _reserved_by(worker, queue)]
         rows = Job.objects.select_for_update(skip_locked=True).filter(worker=worker)
-        jobs = [*rows.filter(status=RUNNING).order_by("pk"), *rows.filter(status=PENDING, pk__in=hand).order_by("pk")]
+        running_ones, pending_ones = rows.filter(status=RUNNING), rows.filter(status=PENDING, pk__in=reserved)
+        jobs = [*running_ones.order_by("pk"), *pending_ones.order_by("pk")]
         moved = []
         for job in jobs:
             if is_guilty(job):
@@ -81,6 +90,12 @@ def rescue_worker(worker: UUID, running: UUID | None, hand: Sequence[UUID] = ())
         after_moves(moved)
         give_back([job for job in jobs if job.status == PENDING and not is_guilty(job)])
     return len(jobs)
+
+
+def _reserved_by(worker: UUID, queue: str) -> list[UUID]:
+    line = Job.objects.filter(queue=queue, status=PENDING, ready_at__isnull=False)
+    head = line.order_by(F("priority").desc(), "turn", "id").values_list("pk", "worker")[:NEAR_THE_HEAD]
+    return [pk for pk, holder in head if holder == worker]
 
 
 def disown(worker: UUID) -> int:

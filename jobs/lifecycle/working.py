@@ -19,7 +19,7 @@ from django.db import transaction
 from django.db.models import F
 from django.utils import timezone
 
-from jobs import log, wakeup
+from jobs import doorbell, log, wakeup
 from jobs.failures import RetryAfter
 from jobs.kinds import all_kinds
 from jobs.lifecycle.transitions import (
@@ -99,6 +99,8 @@ def trade(outcomes: Sequence[Outcome], want: Want | None) -> Traded:
         told += [Told(job=job, first=job.sequence) for job in exchanged.claimed[:1]]
         tell(told)
         after_moves(each.job for each in told[: len(exchanged.settled)])
+        if want and exchanged.is_more_held:
+            doorbell.ring_on_commit(want.queue)
     return Traded(ended={each.id for each in exchanged.settled}, claimed=exchanged.claimed)
 
 

@@ -103,7 +103,7 @@ due AS MATERIALIZED (
         fence = j.fence + 1, worker = %(worker)s, alone = is_alone,
         lease_until = clock_timestamp() + %(lease_seconds)s * interval '1 second'
     FROM next WHERE j.id = next.id
-    RETURNING j.*, next.place
+    RETURNING j.*, next.place, (SELECT count(*) FROM due) > (SELECT count(*) FROM next) AS is_more_held
 )"""
 
 EVENTS_OF_ENDED = f"""
@@ -139,10 +139,13 @@ SELECT_CLAIMED = ", ".join(
 )
 
 SETTLE = f"WITH {ENDED}, {written(EVENTS_OF_ENDED)} {SELECT_SETTLED}"
-CLAIM = f"WITH {CLAIMED}, {written(EVENTS_OF_CLAIMED)} SELECT {SELECT_CLAIMED} FROM claimed ORDER BY place"  # noqa: S608
+CLAIM = f"""
+WITH {CLAIMED}, {written(EVENTS_OF_CLAIMED)}
+SELECT {SELECT_CLAIMED}, is_more_held FROM claimed ORDER BY place
+"""  # noqa: S608 - our own columns
 EXCHANGE = f"""
 WITH {ENDED}, {CLAIMED}, {written(EVENTS_OF_ENDED, EVENTS_OF_CLAIMED)}
-SELECT {SELECT_CLAIMED}, place, CASE WHEN place > 1 THEN NULL ELSE settled END
+SELECT {SELECT_CLAIMED}, is_more_held, place, CASE WHEN place > 1 THEN NULL ELSE settled END
 FROM ({SELECT_SETTLED}) AS s LEFT JOIN claimed ON true ORDER BY place
 """  # noqa: S608 - our own columns
 
@@ -218,14 +221,16 @@ class PostgreSQL:
             case [], None:
                 return Exchanged()
             case [], Want():
-                return Exchanged(claimed=jobs_of(fetched(CLAIM, arguments(want))))
+                rows = fetched(CLAIM, arguments(want))
+                return Exchanged(claimed=jobs_of(rows), is_more_held=bool(rows and rows[0][-1]))
             case _, None:
                 ((settled,),) = fetched(SETTLE, ended)
                 return Exchanged(settled=settled_of(settled))
             case _, Want():
                 rows = fetched(EXCHANGE, {**ended, **arguments(want)})
                 claimed = rows if rows[0][-2] else []  # one row without a job tells of the ends alone
-                return Exchanged(settled=settled_of(rows[0][-1]), claimed=jobs_of(claimed))
+                *_, is_more_held, _, settled = rows[0]
+                return Exchanged(settled=settled_of(settled), claimed=jobs_of(claimed), is_more_held=bool(is_more_held))
         raise AssertionError  # pragma: no cover - the cases are all there are
 
     def beat(self, renewals: Sequence[Renewal], lease_seconds: float) -> list[Renewed]:

@@ -74,6 +74,8 @@ class Exchanged:
     """Those whose fence held, in the order they were given."""
     claimed: list[Job] = field(default_factory=list)
     """The next hand, most urgent first: the first runs, the others are reserved."""
+    is_more_held: bool = False
+    """Whether other due jobs were locked meanwhile, so that another worker may have found none."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -248,7 +248,7 @@ def test_however_the_last_job_ends_its_batch_is_told_of(how: str) -> None:
             assert lifecycle.rescue(10) == 1
         case "rescue_worker":
             lifecycle.claim("default", worker)
-            assert lifecycle.rescue_worker(worker, last.pk, []) == 1
+            assert lifecycle.rescue_worker(worker, last.pk, ["default"]) == 1
         case _:
             (running,) = lifecycle.claim("default", worker)
             lifecycle.cancel(last.pk)

@@ -21,12 +21,12 @@ from jobs import hand as hand_module
 from jobs.context import Context
 from jobs.failures import JobFailure, LeaseLost, RetryAfter
 from jobs.guard import Guard
-from jobs.hand import MOST_UNWRITTEN, Hand, Run
+from jobs.hand import LARGEST_HAND, MOST_UNWRITTEN, Hand, Run
 from jobs.kinds import get_kind, kind
 from jobs.lifecycle import Outcome, Submission, Traded
 from jobs.models import Event, Job, Status
 from jobs.pace import HAND_SECONDS, Pace
-from jobs.process import LARGEST_HAND, Process
+from jobs.process import Process
 from jobs.sql.statements import Want
 from notifications import destinations
 from notifications.models import Delivery, Webhook
@@ -232,6 +232,28 @@ def test_a_job_with_one_attempt_is_claimed_alone() -> None:
     hands = hands_of(grown_hand())
     assert [len(each) for each in hands] == [2, 1, 2]
     assert hands[1][0].pk == once.pk
+
+
+@pytest.mark.django_db(transaction=True)
+def test_who_held_more_than_it_took_rings_for_those_that_found_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """PostgreSQL locks as many rows as were asked for, before it sees that the first has to be alone."""
+    once, *others = submit(QUICK, max_attempts=1), *submit(*[QUICK] * 3)
+    rung: list[str] = []
+    monkeypatch.setattr("jobs.doorbell.ring", lambda queue, count=1: rung.append(queue))
+    found: list[Job] = []
+
+    def look() -> None:
+        found.extend(lifecycle.claim("default", uuid4(), 4, [QUICK]))
+
+    with transaction.atomic():
+        assert [job.pk for job in lifecycle.claim("default", uuid4(), 4, [QUICK])] == [once[0].pk]
+        if connection.vendor == "postgresql":
+            in_thread(look).join()
+        assert rung == []
+    assert found == []
+    assert rung == (["default"] if connection.vendor == "postgresql" else [])
+    assert [job.pk for job in lifecycle.claim("default", uuid4(), 4, [QUICK])] == [job.pk for job in others]
+    assert len(rung) <= 1  # who took all that it held need not ring
 
 
 @pytest.mark.django_db

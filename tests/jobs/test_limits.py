@@ -588,7 +588,7 @@ def test_a_sweep_over_several_kinds_does_not_lock_a_worker_out(monkeypatch: pyte
         case _:
             claimed_in_order(waiting)
             Job.objects.filter(pk__in=[job.pk for job in waiting]).update(worker=worker)
-            sweep = lambda: lifecycle.rescue_worker(worker, None, [])  # noqa: E731
+            sweep = lambda: lifecycle.rescue_worker(worker, None, ["default"])  # noqa: E731
     faults = at_once(monkeypatch, lambda: end(*running), sweep)
     assert faults == []
     assert {job.status for job in Job.objects.filter(pk__in=[job.pk for job in running])} == {Status.COMPLETED}

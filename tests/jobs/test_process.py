@@ -22,7 +22,7 @@ from jobs.kinds import get_kind, kind
 from jobs.lifecycle import Outcome, Submission
 from jobs.models import Event, Job, Status, Worker
 from jobs.pace import Pace
-from jobs.process import LARGEST_HAND, SEATS, Left, Process, Seat
+from jobs.process import SEATS, Left, Process, Seat
 from tests.factories import new_user
 
 QUICK = "test.quick"
@@ -74,18 +74,17 @@ in_a_child = pytest.mark.filterwarnings("ignore:This process .* is multi-threade
 
 
 @in_a_child
-def test_a_killed_child_leaves_word_of_what_it_had_in_hand() -> None:
-    own, hand = uuid4(), [uuid4() for _ in range(LARGEST_HAND)]
+def test_a_killed_child_leaves_word_of_who_it_was_and_what_ran() -> None:
+    own, job = uuid4(), uuid4()
 
     def child() -> None:
         seat = Seat(PLACE)
         assert seat.take(own) is None
-        seat.note_hand(hand)
-        seat.note_running(hand[3])
+        seat.note_running(job)
         killed()
 
     assert os.WTERMSIG(forked(child)) == signal.SIGKILL
-    assert Seat(PLACE).take(uuid4()) == Left(worker=own, running=hand[3], hand=hand)
+    assert Seat(PLACE).take(uuid4()) == Left(worker=own, running=job)
 
 
 @in_a_child
@@ -95,13 +94,12 @@ def test_a_child_that_is_killed_between_two_jobs_ran_none() -> None:
     def child() -> None:
         seat = Seat(PLACE)
         seat.take(own)
-        seat.note_hand([job])
         seat.note_running(job)
         seat.note_running(None)
         killed()
 
     forked(child)
-    assert Seat(PLACE).take(uuid4()) == Left(worker=own, running=None, hand=[job])
+    assert Seat(PLACE).take(uuid4()) == Left(worker=own, running=None)
 
 
 @in_a_child
@@ -109,7 +107,6 @@ def test_a_child_that_ended_in_good_order_leaves_nothing() -> None:
     def child() -> None:
         seat = Seat(PLACE)
         seat.take(uuid4())
-        seat.note_hand([uuid4(), uuid4()])
         seat.note_running(uuid4())
         seat.leave()
 
@@ -121,49 +118,32 @@ def test_a_child_that_ended_in_good_order_leaves_nothing() -> None:
 def test_a_child_that_was_killed_before_its_first_hand_held_nothing() -> None:
     first, second = uuid4(), uuid4()
 
-    def child(own: UUID, hand: list[UUID]) -> None:
+    def child(own: UUID, job: UUID | None) -> None:
         seat = Seat(PLACE)
         seat.take(own)
-        if hand:
-            seat.note_hand(hand)
-            seat.note_running(hand[0])
+        if job:
+            seat.note_running(job)
         killed()
 
-    forked(lambda: child(first, [uuid4(), uuid4()]))
-    forked(lambda: child(second, []))
-    assert Seat(PLACE).take(uuid4()) == Left(worker=second, running=None, hand=[])
-
-
-def test_a_smaller_hand_leaves_no_word_of_the_larger_one_before() -> None:
-    seat, own = Seat(PLACE), uuid4()
-    seat.take(own)
-    seat.note_hand([uuid4() for _ in range(LARGEST_HAND)])
-    second = [uuid4(), uuid4()]
-    seat.note_hand(second)
-    left = Seat(PLACE).take(uuid4())
-    assert left is not None
-    assert left.hand == second
-    seat.note_hand([])
-    left = Seat(PLACE).take(uuid4())
-    assert left is not None
-    assert left.hand == []
+    forked(lambda: child(first, uuid4()))
+    forked(lambda: child(second, None))
+    assert Seat(PLACE).take(uuid4()) == Left(worker=second, running=None)
 
 
 def test_seats_do_not_touch_each_other() -> None:
     owns = {place: uuid4() for place in (0, PLACE, PLACE + 1, SEATS - 1)}
-    hands = {place: [uuid4() for _ in range(LARGEST_HAND)] for place in owns}
+    running = {place: uuid4() for place in owns}
     for place, own in owns.items():
         seat = Seat(place)
         seat.take(own)
-        seat.note_hand(hands[place])
-        seat.note_running(hands[place][-1])
+        seat.note_running(running[place])
     Seat(PLACE + 1).leave()
     for place, own in owns.items():
         left = Seat(place).take(uuid4())
         if place == PLACE + 1:
             assert left is None
         else:
-            assert left == Left(worker=own, running=hands[place][-1], hand=hands[place])
+            assert left == Left(worker=own, running=running[place])
 
 
 @in_a_child
@@ -244,7 +224,7 @@ def succeed() -> int:
     """Have a new child take the killed one's seat."""
     left = Seat(PLACE).take(uuid4())
     assert left is not None
-    return lifecycle.rescue_worker(left.worker, left.running, left.hand)
+    return lifecycle.rescue_worker(left.worker, left.running, ["default"])
 
 
 def read(jobs: list[Job]) -> list[Job]:
@@ -415,9 +395,18 @@ def test_rescuing_a_worker_twice_finds_nothing_the_second_time() -> None:
     jobs, worker = submit(3), uuid4()
     hand = lifecycle.claim("default", worker, 3, [QUICK])
     ids = [job.pk for job in hand]
-    assert lifecycle.rescue_worker(worker, ids[0], ids) == 3
-    assert lifecycle.rescue_worker(worker, ids[0], ids) == 0
+    assert lifecycle.rescue_worker(worker, ids[0], ["default"]) == 3
+    assert lifecycle.rescue_worker(worker, ids[0], ["default"]) == 0
     assert [job.crashes for job in read(jobs)] == [1, 0, 0]
+
+
+@pytest.mark.django_db
+def test_what_a_worker_had_claimed_and_not_begun_is_found_behind_urgent_newcomers() -> None:
+    jobs, worker = submit(3), uuid4()
+    assert len(lifecycle.claim("default", worker, 3, [QUICK])) == 3  # killed before it knew of them
+    submit(20, priority=100)
+    assert lifecycle.rescue_worker(worker, None, ["elsewhere", "default"]) == 3
+    assert {(job.status, job.worker, job.crashes) for job in read(jobs)} == {(Status.PENDING, None, 0)}
 
 
 @pytest.mark.django_db
@@ -425,7 +414,7 @@ def test_rescuing_a_worker_touches_no_other_workers_jobs() -> None:
     jobs, lost, alive = submit(6), uuid4(), uuid4()
     lifecycle.claim("default", lost, 3, [QUICK])
     kept = lifecycle.claim("default", alive, 3, [QUICK])
-    assert lifecycle.rescue_worker(lost, None, [job.pk for job in jobs]) == 3
+    assert lifecycle.rescue_worker(lost, None, ["default"]) == 3
     assert {job.worker for job in read(jobs[3:])} == {alive}
     assert lifecycle.finish([Outcome(job=kept[0])]) == {kept[0].pk}
 
@@ -451,7 +440,7 @@ def test_a_child_that_begins_takes_back_what_the_one_before_it_held(new_process:
     assert [job.crashes for job in read(jobs)] == [0, 0, 1, 0, 0, 0, 0, 0]
     assert not Job.objects.filter(worker__isnull=False).exists()
     left = Seat(PLACE).take(uuid4())
-    assert left == Left(worker=new_process.id, running=None, hand=[])
+    assert left == Left(worker=new_process.id, running=None)
 
 
 @pytest.mark.django_db
