@@ -197,6 +197,8 @@ match _database.get("ENGINE"):
         for _name, _seconds in (("connect_timeout", 5), ("keepalives_idle", 10), ("keepalives_interval", 5)):
             _options.setdefault(_name, _seconds)
         _options.setdefault("tcp_user_timeout", 20_000)  # milliseconds
+        # The hot statements are prepared, except behind a pooler that doesn't know of it (docs/deployment.md).
+        _options.setdefault("prepare_threshold", 0 if env.bool("DATABASE_PREPARE", default=True) else None)
         if PROCESS == "web":
             _options["pool"] = {"min_size": 1, "max_size": env.int("DATABASE_POOL", 10), "timeout": 5}
         else:

@@ -9,11 +9,13 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from typing import Any
+from typing import Any, Self
 from uuid import UUID
 
+import psycopg
 from django.core.serializers.json import DjangoJSONEncoder
 from django.db import connection
+from django.db.backends.utils import CursorWrapper
 
 from jobs.models import Job
 from jobs.representation import changing_state
@@ -38,7 +40,7 @@ def state(of: str) -> str:
 
 # An attempt that would be followed by another ends the job if it was to be cancelled; the flag is read from the row
 # under its lock. A row that is pending still was reserved: its begin is told together with its end. The ids stand there
-# twice, because the planner guesses a hundred rows of JSON, and would read a whole small table for them.
+# twice, here and below, because a plan that joins would read all of a table that was small when it was made.
 ENDED = """
 ended AS (
     SELECT *, clock_timestamp() AS now FROM jsonb_to_recordset(%(ended)s::jsonb) AS f(
@@ -102,7 +104,7 @@ due AS MATERIALIZED (
         ready_at = CASE begins WHEN 1 THEN NULL ELSE j.ready_at END,
         fence = j.fence + 1, worker = %(worker)s, alone = is_alone,
         lease_until = clock_timestamp() + %(lease_seconds)s * interval '1 second'
-    FROM next WHERE j.id = next.id
+    FROM next WHERE j.id = ANY(ARRAY(SELECT id FROM next)) AND j.id = next.id
     RETURNING j.*, next.place, (SELECT count(*) FROM due) > (SELECT count(*) FROM next) AS is_more_held
 )"""
 
@@ -188,7 +190,7 @@ UPDATE jobs_job AS j SET
     turn = placed.turn, gate = coming.gate,
     ready_at = CASE WHEN coming.gate = 0 THEN clock_timestamp() END
 FROM coming JOIN placed USING (id)
-WHERE j.id = coming.id AND j.status = 'PENDING'
+WHERE j.id = ANY(%(ids)s) AND j.id = coming.id AND j.status = 'PENDING'
 """  # noqa: S608 - no value of anybody's
 
 
@@ -196,8 +198,7 @@ class PostgreSQL:
     """Each method is one statement, which is one round trip."""
 
     def now(self) -> datetime:
-        with connection.cursor() as cursor:
-            cursor.execute("SELECT clock_timestamp()")
+        with executed("SELECT clock_timestamp()") as cursor:
             moment: datetime = cursor.fetchone()[0]
             return moment
 
@@ -208,8 +209,7 @@ class PostgreSQL:
             "jobs": as_json([dict(zip(arrivals.names, row, strict=True)) for row in arrivals.rows]),
             "state": as_json(changing_state(jobs[0])),
         }
-        with connection.cursor() as cursor:
-            cursor.execute(ACCEPT, params)
+        executed(ACCEPT, params).close()
 
     def exchange(self, settlements: Sequence[Settlement], want: Want | None) -> Exchanged:
         ending = [
@@ -245,17 +245,44 @@ class PostgreSQL:
         ]
 
     def make_due(self, ids: Sequence[UUID], gates: Mapping[str, int]) -> None:
-        with connection.cursor() as cursor:
-            cursor.execute(MAKE_DUE, {"ids": list(ids), "gates": as_json(gates)})
+        executed(MAKE_DUE, {"ids": list(ids), "gates": as_json(gates)}).close()
 
     def lock_kind(self, kind: str) -> None:
         with connection.cursor() as cursor:
             cursor.execute("SELECT pg_advisory_xact_lock(hashtext('kabar kind'), hashtext(%s))", [kind])
 
 
+# To plan a statement takes longer than to run it for one job, so plans are kept (docs/decisions/plans.md). One that was
+# made while a table was small would read all of it later; the one that uses the indexes is right for all sizes.
+KEEP_PLANS = """
+SELECT set_config('plan_cache_mode', 'force_generic_plan', true), set_config('enable_seqscan', 'off', true),
+    set_config('enable_bitmapscan', 'off', true)
+"""
+
+
+class HotCursor(psycopg.Cursor[Any]):
+    """Sends a statement prepared, in one round trip with the BEGIN before it and the rule for its plan.
+
+    Django's own cursor puts the values into the text, so that each is another statement to the server.
+    """
+
+    def execute(self, query: Any, params: Any = None, **_: Any) -> Self:
+        with self.connection.pipeline():
+            psycopg.Cursor(self.connection).execute(KEEP_PLANS, prepare=True)
+            return super().execute(query, params, prepare=True)
+
+
+def executed(statement: str, params: dict[str, Any] | None = None) -> CursorWrapper:
+    """Run a statement, and give the cursor that has its rows."""
+    connection.ensure_connection()
+    make = connection.make_debug_cursor if connection.queries_logged else connection.make_cursor
+    cursor: CursorWrapper = make(HotCursor(connection.connection))  # type: ignore[arg-type]  # it asks for its own kind
+    cursor.execute(statement, params)
+    return cursor
+
+
 def fetched(statement: str, params: dict[str, Any]) -> list[tuple[Any, ...]]:
-    with connection.cursor() as cursor:
-        cursor.execute(statement, params)
+    with executed(statement, params) as cursor:
         rows: list[tuple[Any, ...]] = cursor.fetchall()
         return rows
 
