@@ -17,9 +17,9 @@ class JobsConfig(AppConfig):
 
     def _register_duties(self) -> None:
         from jobs import sweeper
-        from jobs.sweeper import batches, expire, gates, promote, purge, rescue, ring
+        from jobs.sweeper import batches, expire, gates, promote, purge, rescue, retention, ring
 
-        for duty in (promote, rescue, expire, gates, batches, ring, purge):
+        for duty in (promote, rescue, expire, gates, batches, ring, retention, purge):
             sweeper.register(
                 sweeper.Duty(
                     name=duty.__name__.rpartition(".")[2],

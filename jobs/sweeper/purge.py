@@ -1,4 +1,4 @@
-"""Removes what has had its time: finished jobs with their files, old keys, workers that are gone, files of nobody."""
+"""Removes what nobody needs any more beside jobs: old keys, workers that are gone, files of nobody."""
 
 from datetime import timedelta
 
@@ -9,22 +9,14 @@ from jobs.sql import statements
 
 INTERVAL_SECONDS = 60.0
 BATCH = 500
-MOST_BATCHES = 60
-"""A round removes at most so many batches of jobs; each is a transaction of its own."""
 WORKER_GONE = timedelta(days=1)
 ORPHAN_UPLOAD = timedelta(hours=1)
 
 
 def sweep() -> int:
-    """Remove a batch of each. Indexes: job_expires, those on created_at and seen_at."""
+    """Remove a batch of each. Indexes: those on created_at and seen_at."""
     now = statements().now()
-    removed = 0
-    for _ in range(MOST_BATCHES):
-        batch = retention.remove_expired(now, BATCH)
-        removed += batch
-        if batch < BATCH:
-            break
-    removed += IdempotencyKey.objects.filter(created_at__lt=now - timedelta(hours=IDEMPOTENCY_HOURS)).delete()[0]
+    removed = IdempotencyKey.objects.filter(created_at__lt=now - timedelta(hours=IDEMPOTENCY_HOURS)).delete()[0]
     removed += Worker.objects.filter(seen_at__lt=now - WORKER_GONE).delete()[0]
     removed += retention.remove_uploads(
         Upload.objects.filter(jobs__isnull=True, created_at__lt=now - ORPHAN_UPLOAD)[:BATCH]
