@@ -81,6 +81,7 @@ class Context:
         self._news = on_news or threading.Event()
         self._lock = threading.Lock()
         self._progress: dict[str, Any] | None = None
+        self._message: str | None = None
         self._is_progress_new = False
         self._is_push_due = False
         self._lines: list[dict[str, Any]] = []
@@ -130,15 +131,11 @@ class Context:
         if percent is None and current is not None and total:
             percent = 100.0 * current / total
         if percent is not None:
-            percent = round(min(100.0, max(0.0, percent)), 1)
+            percent = 0.0 if percent <= 0 else 100.0 if percent >= 100 else round(percent, 1)
         with self._lock:
-            standing = self._progress or {}
-            self._progress = {
-                "percent": percent,
-                "message": standing.get("message") if message is None else clean_text(message),
-                "current": current,
-                "total": total,
-            }
+            if message is not None:
+                self._message = clean_text(message)
+            self._progress = {"percent": percent, "message": self._message, "current": current, "total": total}
             self._is_progress_new = self._is_push_due = True
         if not self._news.is_set():
             self._news.set()
@@ -268,13 +265,17 @@ def as_number(value: float | None) -> float | None:
     """Make a number that JSON can hold of whatever a handler counts with; None of NaN and the infinite."""
     if value is None:
         return None
+    if type(value) in (int, float) and -LARGEST_NUMBER < value < LARGEST_NUMBER:
+        return value
     number = int(value) if isinstance(value, int) else float(value)
     return number if abs(number) < LARGEST_NUMBER else None
 
 
 def storable(text: str) -> str:
     """Make text that any database and JSON parser takes: no NUL, no lone surrogate."""
-    return text.replace("\0", "\N{REPLACEMENT CHARACTER}").encode("utf-8", "replace").decode()
+    if "\0" in text:
+        text = text.replace("\0", "\N{REPLACEMENT CHARACTER}")
+    return text if text.isascii() else text.encode("utf-8", "replace").decode()
 
 
 def clean_text(text: str) -> str:

@@ -138,7 +138,7 @@ class Guard(threading.Thread):
     def _attend(self, attended: list[Attended]) -> None:
         now = time.monotonic()
         for hand, run in attended:
-            if hand.has_more and now - run.began_at > RUNS_ON_SECONDS:
+            if hand.has_more and now - run.began_at > RUNS_ON_SECONDS and now > run.patient_until:
                 self._clear_the_way(hand, run, now)
         self._push(run for _, run in attended)
         begun = [(hand, run) for hand, run in attended if run.begun is None]

@@ -22,8 +22,8 @@ from jobs.attempt import attempt
 from jobs.context import Context, Notes
 from jobs.lifecycle import LEASE_SECONDS, Beat, Outcome, Traded
 from jobs.models import Job, Status
-from jobs.pace import Pace
-from jobs.process import Process
+from jobs.pace import HAND_SECONDS, Pace
+from jobs.process import Process, is_stopping
 
 logger = logging.getLogger(__name__)
 
@@ -31,7 +31,10 @@ LARGEST_HAND = 32
 MOST_UNWRITTEN = 32
 """Ends are written at the latest when so many wait: as many handlers run again if the process is killed."""
 UNWRITTEN_SECONDS = 0.005
-"""And at the latest so long after the first of them, or once the handler that runs then has returned."""
+"""And at the latest so long after the first of them, or once the handler that runs then has returned; where the scribe
+follows, which writes when the last of a hand begins, after the time of a hand."""
+PATIENCE_SECONDS = 0.05
+"""A run that takes so much longer than its kind usually does holds up what was reserved behind it."""
 BEAT_SECONDS = 5.0
 RETRY_PAUSE_SECONDS = 0.5
 
@@ -51,6 +54,10 @@ class Run:
     next_beat: float
     next_write: float
     held_at: float
+    expected: float | None = None
+    """How many seconds its kind took lately."""
+    patient_until: float = 0.0
+    """Until then whatever waits behind it is left waiting: it was reserved because this one ends soon."""
     force_at: float | None = None
     release_at: float | None = None
 
@@ -77,9 +84,17 @@ class Hand:
         process: whose they are.
         pace: how long the kinds took lately.
         news: set when a handler has something to say, to wake the guard.
+        on_begin: called with each run that begins; tells whether somebody writes and reserves while it lasts.
     """
 
-    def __init__(self, queue: str, process: Process, pace: Pace, news: threading.Event) -> None:
+    def __init__(
+        self,
+        queue: str,
+        process: Process,
+        pace: Pace,
+        news: threading.Event,
+        on_begin: Callable[[Hand, Run], bool] | None = None,
+    ) -> None:
         self.lock = threading.Lock()
         self.reserved: deque[Job] = deque()
         self.run: Run | None = None
@@ -88,10 +103,15 @@ class Hand:
         self._process = process
         self._pace = pace
         self._news = news
+        self._on_begin = on_begin
+        self._is_followed = False
+        self._may_claim = False
         self._ended: list[Outcome] = []
         self._lost_company: Run | None = None
         """What ran when the others were given back, until that is noted in its row."""
         self._size = 1
+        self._is_line_long = False
+        """Whether the last claim gave as many as were asked for: there may be more."""
         self._is_inside = connection.in_atomic_block  # of a transaction of whoever plays
 
     # --- By the thread
@@ -99,6 +119,7 @@ class Hand:
     def next(self, *, may_claim: bool) -> Job | None:
         """Give the job to run next; None where none is due, or none may be claimed."""
         with self.lock:
+            self._may_claim = may_claim
             if self.reserved and not may_claim:
                 self._persist(self.give_back)
             if not self.reserved:
@@ -140,11 +161,13 @@ class Hand:
             next_beat=now + BEAT_SECONDS,
             next_write=now,
             held_at=now,
+            expected=self._pace.seconds(job.kind),
         )
         with self.lock:
             self.run = run
         self._process.note_running(job.id)
         self.played += 1
+        self._is_followed = bool(self._on_begin and not self._is_inside and self._on_begin(self, run))
         return run
 
     def _note_end(self, run: Run, outcome: Outcome) -> None:
@@ -162,7 +185,8 @@ class Hand:
     def _is_time_to_write(self) -> bool:
         if len(self._ended) >= MOST_UNWRITTEN:
             return True
-        return bool(self._ended) and time.monotonic() - self._ended[0].ended_at > UNWRITTEN_SECONDS
+        patience = HAND_SECONDS if self._is_followed else UNWRITTEN_SECONDS
+        return bool(self._ended) and time.monotonic() - self._ended[0].ended_at > patience
 
     def _trade(self, *, may_claim: bool, is_second_try: bool = False) -> None:
         """Write what has ended and take the next hand, doubled while there is more than it holds."""
@@ -179,14 +203,17 @@ class Hand:
                 raise
             self._recover()
             return self._trade(may_claim=may_claim, is_second_try=True)
+        self._take(outcomes, traded)
+        return None
+
+    def _take(self, outcomes: list[Outcome], traded: Traded) -> None:
         self._look_for_fenced(outcomes, traded)
         self.reserved.extend(traded.claimed)
-        is_full = len(traded.claimed) == self._size
+        self._is_line_long = len(traded.claimed) == self._size
         most = self._pace.most({job.kind for job in traded.claimed})
-        self._size = max(1, min(self._size * 2 if is_full else self._size, most, LARGEST_HAND))
-        if len(self.reserved) > 1:
-            self._news.set()  # the guard must see whether the first runs on
-        return None
+        self._size = max(1, min(self._size * 2 if self._is_line_long else self._size, most, LARGEST_HAND))
+        if len(self.reserved) > 1 or (self.reserved and self.run):
+            self._news.set()  # the guard must see whether somebody waits for one that runs on
 
     def _recover(self) -> None:
         """Come back from a database error: what was to be written is written, and nothing is held unknowingly.
@@ -210,7 +237,30 @@ class Hand:
                     raise
                 time.sleep(RETRY_PAUSE_SECONDS)
 
-    # --- By whoever holds the lock: the thread or the guard
+    # --- By the scribe, while a handler runs
+
+    def write_down(self, run: Run) -> None:
+        """Write what ended before this run, and its begin."""
+        with self.lock:
+            if self.run is run:
+                self.write_ends()
+                self.write_begin(run)
+
+    def reserve_ahead(self, run: Run) -> None:
+        """Write what has ended and reserve what comes after this run, if nothing is yet and more is likely."""
+        with self.lock:
+            may_claim = self._may_claim and not is_stopping()
+            if self.run is not run or self.reserved or not (may_claim and self._is_line_long):
+                return
+            kinds = self._pace.quick_kinds(self._size) if self._size > 1 else self._pace.brisk_kinds()
+            outcomes = self._ended.copy()
+            want = lifecycle.wanted(self._queue, self._process.id, self._size, kinds, begins=False)
+            traded = lifecycle.trade(outcomes, want)
+            self._ended = []
+            run.patient_until = max(run.began_at + (run.expected or 0.0), time.monotonic()) + PATIENCE_SECONDS
+            self._take(outcomes, traded)
+
+    # --- By whoever holds the lock: the thread, the scribe or the guard
 
     def write_ends(self) -> None:
         """Write down what has ended; an end that the database won't take fails its job, and no other."""

@@ -8,6 +8,8 @@ QUICK_SECONDS = 0.02
 """A kind that takes longer is claimed one by one."""
 HAND_SECONDS = 0.025
 """How much work a hand may hold; an urgent job waits for no more than that."""
+BRISK_SECONDS = 0.25
+"""While a kind runs that takes no longer, what comes next is reserved; a longer one hardly notices the pause."""
 WEIGHT = 0.2
 """Of the newest run in the moving average."""
 SHORTEST_SECONDS = 1e-6
@@ -28,6 +30,14 @@ class Pace:
         """List the kinds of which so many jobs may lie in a hand; one that hasn't run here yet may not."""
         most = min(QUICK_SECONDS, HAND_SECONDS / count)
         return [kind for kind, seconds in self._seconds.copy().items() if seconds <= most]
+
+    def seconds(self, kind: str) -> float | None:
+        """Say how long a kind took lately, in seconds; None of one that hasn't run here yet."""
+        return self._seconds.get(kind)
+
+    def brisk_kinds(self) -> list[str]:
+        """List the kinds of which one may lie in wait behind a running one."""
+        return [kind for kind, seconds in self._seconds.copy().items() if seconds <= BRISK_SECONDS]
 
     def most(self, kinds: Collection[str]) -> int:
         """Say how many jobs of these kinds make a hand's work."""

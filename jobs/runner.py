@@ -15,6 +15,7 @@ from jobs.hand import Hand
 from jobs.models import Worker
 from jobs.pace import Pace
 from jobs.process import Seat, is_stopping, this_process
+from jobs.scribe import scribe
 
 logger = logging.getLogger(__name__)
 
@@ -31,7 +32,8 @@ def work(queue: str) -> int:
         How many were run.
     """
     watchman, end_at = guard(), time.monotonic() + HOLD_SECONDS
-    hand = Hand(queue, this_process(), _pace, watchman.news)
+    process = this_process()
+    hand = Hand(queue, process, _pace, watchman.news, scribe().follow if process.slots == 1 else None)
     with watchman.watching(hand):
         while job := hand.next(may_claim=time.monotonic() < end_at and not is_stopping()):
             hand.play(job)

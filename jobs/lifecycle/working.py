@@ -96,7 +96,7 @@ def trade(outcomes: Sequence[Outcome], want: Want | None) -> Traded:
         exchanged = statements().exchange([_settlement(each, now) for each in outcomes], want)
         by_id = {each.job.id: each for each in outcomes}
         told = [_told(by_id[each.id], each) for each in exchanged.settled]
-        told += [Told(job=job, first=job.sequence) for job in exchanged.claimed[:1]]
+        told += [Told(job=job, first=job.sequence) for job in exchanged.claimed if job.status == RUNNING]
         tell(told)
         after_moves(each.job for each in told[: len(exchanged.settled)])
         if want and exchanged.is_more_held:
@@ -119,11 +119,22 @@ def claim(queue: str, worker: UUID, count: int = 1, quick_kinds: Sequence[str] =
     return trade([], wanted(queue, worker, count, quick_kinds)).claimed
 
 
-def wanted(queue: str, worker: UUID, count: int, quick_kinds: Sequence[str]) -> Want:
-    """Say what a worker asks for; the arguments are those of `claim`."""
+def wanted(queue: str, worker: UUID, count: int, quick_kinds: Sequence[str], *, begins: bool = True) -> Want:
+    """Say what a worker asks for; the arguments are those of `claim`.
+
+    Args:
+        begins: whether the first of the hand begins at once; else all are reserved, and jobs that have to be claimed
+            alone aren't given.
+    """
     kinds = [each.name for each in all_kinds()]
     return Want(
-        queue=queue, worker=worker, kinds=kinds, quick_kinds=quick_kinds, count=count, lease_seconds=LEASE_SECONDS
+        queue=queue,
+        worker=worker,
+        kinds=kinds,
+        quick_kinds=quick_kinds,
+        count=count,
+        begins=begins,
+        lease_seconds=LEASE_SECONDS,
     )
 
 

@@ -5,9 +5,8 @@ Jobs that are submitted together differ in little: their ids, their params. Noth
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from operator import itemgetter
 from typing import Any
 
 from django.db.models import JSONField
@@ -32,16 +31,17 @@ class Arrivals:
     """The values of those, row by row."""
 
 
-def columns_of(jobs: Sequence[Job]) -> dict[str, Sequence[Any]]:
-    """List the values of jobs' columns."""
-    return dict(zip(COLUMNS, zip(*map(itemgetter(*COLUMNS), map(vars, jobs)), strict=True), strict=True))
+def columns_of(jobs: Sequence[Job], varying: Collection[str]) -> dict[str, Sequence[Any]]:
+    """List the values of jobs' columns: of those in which they may differ, each job's; of the others, one for all."""
+    rows = [vars(job) for job in jobs]
+    return {name: [row[name] for row in (rows if name in varying else rows[:1])] for name in COLUMNS}
 
 
 def parted(columns: Mapping[str, Sequence[Any]], stored: Callable[[Any], Any]) -> Arrivals:
     """Part rows that are given column by column.
 
     Args:
-        columns: of equal lengths.
+        columns: of equal lengths, but for those that have one value for all rows.
         stored: writes a value as the vendor has it; JSON that varies is left as it is.
     """
     common, varying = {}, {}
@@ -50,7 +50,7 @@ def parted(columns: Mapping[str, Sequence[Any]], stored: Callable[[Any], Any]) -
             common[name] = stored(values[0])
         else:
             varying[name] = values if name in JSON_COLUMNS else [stored(each) for each in values]
-    count = len(next(iter(columns.values())))
+    count = max(map(len, columns.values()))
     rows = list(zip(*varying.values(), strict=True)) if varying else [()] * count
     return Arrivals(common=common, names=tuple(varying), rows=rows)
 

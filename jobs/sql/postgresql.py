@@ -7,7 +7,7 @@ job's sequences.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
 from typing import Any, Self
 from uuid import UUID
@@ -20,7 +20,7 @@ from django.db.backends.utils import CursorWrapper
 from jobs.models import Job
 from jobs.representation import changing_state
 from jobs.sql.arrivals import columns_of, parted
-from jobs.sql.rows import COLUMNS, jobs_of
+from jobs.sql.rows import COLUMNS, SELECTED, jobs_of
 from jobs.sql.statements import Exchanged, Renewal, Renewed, Settled, Settlement, Want
 from jobs.sql.turns import placed
 
@@ -93,8 +93,11 @@ due AS MATERIALIZED (
 ), placed AS (
     SELECT id, is_alone, row_number() OVER (ORDER BY priority DESC, turn, id) AS place FROM due
 ), next AS MATERIALIZED (
-    SELECT id, place::int, (place = 1)::int AS begins, is_alone OR count(*) OVER () = 1 AS is_alone FROM placed
-    WHERE place = 1 OR place < COALESCE((SELECT min(place) FROM placed WHERE is_alone), %(count)s + 1)
+    SELECT id, place::int, (place = 1 AND %(begins)s)::int AS begins,
+        %(begins)s AND (is_alone OR count(*) OVER () = 1) AS is_alone
+    FROM placed
+    WHERE (place = 1 AND %(begins)s)
+        OR place < COALESCE((SELECT min(place) FROM placed WHERE is_alone), %(count)s + 1)
 ), claimed AS (
     UPDATE jobs_job AS j SET
         status = CASE begins WHEN 1 THEN 'RUNNING' ELSE 'PENDING' END,
@@ -120,7 +123,7 @@ EVENTS_OF_ENDED = f"""
 EVENTS_OF_CLAIMED = f"""
     SELECT {2**30} + place, id, owner_id, team_id, kind, sequence, 'job.started' AS type, {state("claimed")} AS data,
         started_at AS at
-    FROM claimed WHERE place = 1"""  # noqa: S608 - our own columns
+    FROM claimed WHERE status = 'RUNNING'"""  # noqa: S608 - our own columns
 
 
 def written(*events: str) -> str:
@@ -135,19 +138,14 @@ written AS (
 
 
 SELECT_SETTLED = "SELECT jsonb_agg(jsonb_build_array(id, status, sequence) ORDER BY place) AS settled FROM settled"
-# What the worker doesn't need is left out: reading a time takes Django's own code in Python.
-SELECT_CLAIMED = ", ".join(
-    f"NULL AS {each}" if each in ("ready_at", "lease_until") else f"claimed.{each}" for each in COLUMNS
-)
-
 SETTLE = f"WITH {ENDED}, {written(EVENTS_OF_ENDED)} {SELECT_SETTLED}"
 CLAIM = f"""
 WITH {CLAIMED}, {written(EVENTS_OF_CLAIMED)}
-SELECT {SELECT_CLAIMED}, is_more_held FROM claimed ORDER BY place
+SELECT {SELECTED}, is_more_held FROM claimed ORDER BY place
 """  # noqa: S608 - our own columns
 EXCHANGE = f"""
 WITH {ENDED}, {CLAIMED}, {written(EVENTS_OF_ENDED, EVENTS_OF_CLAIMED)}
-SELECT {SELECT_CLAIMED}, is_more_held, place, CASE WHEN place > 1 THEN NULL ELSE settled END
+SELECT {SELECTED}, is_more_held, place, CASE WHEN place > 1 THEN NULL ELSE settled END
 FROM ({SELECT_SETTLED}) AS s LEFT JOIN claimed ON true ORDER BY place
 """  # noqa: S608 - our own columns
 
@@ -177,7 +175,8 @@ WITH arriving AS MATERIALIZED (
 )
 INSERT INTO jobs_event (job_id, owner_id, team_id, kind, sequence, type, data, at)
 SELECT id, owner_id, team_id, kind, sequence, 'job.accepted',
-    %(state)s::jsonb || jsonb_build_object('runAt', {rfc3339("run_at")}), created_at
+    CASE WHEN run_at IS NULL THEN %(state)s::jsonb
+        ELSE %(state)s::jsonb || jsonb_build_object('runAt', {rfc3339("run_at")}) END, created_at
 FROM arriving ORDER BY id
 """  # noqa: S608 - our own columns
 
@@ -202,12 +201,12 @@ class PostgreSQL:
             moment: datetime = cursor.fetchone()[0]
             return moment
 
-    def accept(self, jobs: Sequence[Job]) -> None:
-        arrivals = parted(columns_of(jobs), exact)
+    def accept(self, jobs: Sequence[Job], varying: Collection[str]) -> None:
+        arrivals = parted(columns_of(jobs, varying), exact)
         params = {
             "base": as_json(arrivals.common),
             "jobs": as_json([dict(zip(arrivals.names, row, strict=True)) for row in arrivals.rows]),
-            "state": as_json(changing_state(jobs[0])),
+            "state": as_json({**changing_state(jobs[0]), "runAt": None}),
         }
         executed(ACCEPT, params).close()
 
@@ -300,7 +299,7 @@ def exact(value: Any) -> Any:
     """Write ids and times as JSON has them; the encoder that Django has is slow, and leaves microseconds out."""
     match value:
         case UUID():
-            return str(value)
+            return value.hex
         case datetime():
             return value.isoformat()
         case _:

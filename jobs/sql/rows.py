@@ -18,6 +18,8 @@ Converter = Callable[[Any, Col, Any], Any]
 
 COLUMNS = [each.column for each in Job._meta.concrete_fields if each.column]
 """The columns of a job, in the order that `jobs_of` expects them."""
+SELECTED = ", ".join(f"NULL AS {each}" if each in ("ready_at", "lease_until") else each for each in COLUMNS)
+"""The same for a worker: what it doesn't need is left out, for to read a time takes Django's own code in Python."""
 _NAMES = [each.attname for each in Job._meta.concrete_fields]
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from itertools import count, takewhile
@@ -23,20 +23,21 @@ from django.utils import timezone
 from jobs.models import Job
 from jobs.representation import as_time, changing_state
 from jobs.sql.arrivals import JSON_COLUMNS, Arrivals, columns_of, parted
-from jobs.sql.rows import COLUMNS, jobs_of
+from jobs.sql.rows import SELECTED, jobs_of
 from jobs.sql.statements import Exchanged, Renewal, Renewed, Settled, Settlement, Want
 from jobs.sql.turns import firsts
 
-# A hand ends before the first job that has to be alone: see the same in `postgresql`.
+# A hand ends before the first job that has to be alone: see the same in `postgresql`. A paused queue has no name here,
+# or the whole of its line would be walked in vain.
 DUE = """
 SELECT id, kind NOT IN (SELECT value FROM json_each(%(quick_kinds)s)) OR alone OR crashes > 0 OR max_attempts = 1
     OR worker IS NOT NULL
 FROM jobs_job
-WHERE queue = %(queue)s AND status = 'PENDING' AND ready_at IS NOT NULL
+WHERE queue = (SELECT %(queue)s WHERE NOT EXISTS (SELECT 1 FROM jobs_pausedqueue WHERE name = %(queue)s))
+    AND status = 'PENDING' AND ready_at IS NOT NULL
     AND (worker IS NULL OR lease_until < %(now)s)
     AND kind IN (SELECT value FROM json_each(%(kinds)s))
     AND (start_by IS NULL OR attempt > 0 OR start_by > %(now)s) AND (finish_by IS NULL OR finish_by > %(now)s)
-    AND NOT EXISTS (SELECT 1 FROM jobs_pausedqueue WHERE name = %(queue)s)
 ORDER BY priority DESC, turn, id LIMIT %(count)s
 """
 
@@ -50,7 +51,7 @@ UPDATE jobs_job AS j SET
     fence = fence + 1, worker = %(worker)s, alone = %(is_alone)s, lease_until = %(lease_until)s
 FROM json_each(%(places)s) AS f
 WHERE j.id = f.key
-RETURNING {", ".join(COLUMNS)}
+RETURNING {SELECTED}
 """  # noqa: S608 - our own columns
 
 # As in `postgresql`: a retry of a job that was to be cancelled ends it, and a begin may be told with its end.
@@ -61,14 +62,14 @@ UPDATE jobs_job AS j SET
     error = CASE WHEN f.status = 'COMPLETED' THEN NULL ELSE COALESCE(f.error, j.error) END,
     traceback = f.traceback,
     failures = j.failures + f.failed,
-    progress = CASE WHEN f.begun THEN f.progress ELSE COALESCE(f.progress, j.progress) END,
+    progress = CASE WHEN f.begun IS NOT NULL THEN f.progress ELSE COALESCE(f.progress, j.progress) END,
     run_at = CASE WHEN f.status = 'PENDING' AND j.cancel_requested_at IS NULL THEN f.run_at ELSE j.run_at END,
     finished_at = CASE WHEN f.status <> 'PENDING' OR j.cancel_requested_at IS NOT NULL THEN f.ended_at END,
     expires_at = CASE WHEN f.status <> 'PENDING' OR j.cancel_requested_at IS NOT NULL THEN f.expires_at END,
-    started_at = CASE WHEN f.begun THEN f.began_at ELSE j.started_at END,
-    attempt = j.attempt + f.begun,
-    sequence = j.sequence + 1 + f.begun,
-    version = MAX(j.version, f.version) + 1 + f.begun,
+    started_at = CASE WHEN f.begun IS NOT NULL THEN f.began_at ELSE j.started_at END,
+    attempt = j.attempt + (f.begun IS NOT NULL),
+    sequence = j.sequence + 1 + (f.begun IS NOT NULL),
+    version = MAX(j.version, f.version) + 1 + (f.begun IS NOT NULL),
     ready_at = NULL, lease_until = NULL, worker = NULL, gate = 0
 FROM (
     SELECT value ->> 'id' AS id, value ->> 'fence' AS fence, value ->> 'status' AS status,
@@ -79,10 +80,36 @@ FROM (
     FROM json_each(%(ended)s)
 ) AS f
 WHERE j.id = f.id AND j.fence = f.fence AND j.worker IS NOT NULL
-    AND j.status = CASE WHEN f.begun THEN 'PENDING' ELSE 'RUNNING' END
-RETURNING id, status, sequence, attempt, version, progress, error, run_at, started_at, finished_at, expires_at,
-    cancel_requested_at
+    AND j.status = CASE WHEN f.begun IS NULL THEN 'RUNNING' ELSE 'PENDING' END
+RETURNING id, status, sequence
 """
+
+
+def rfc3339(moment: str) -> str:
+    """Write a column's time as `representation.as_time` does; Django leaves microseconds out that are none."""
+    return f"""(replace({moment}, ' ', 'T') || CASE length({moment}) WHEN 19 THEN '.000000Z' ELSE 'Z' END)"""
+
+
+# What `representation.changing_state` takes down, once the rows have moved.
+TELL_OF_ENDED = f"""
+INSERT INTO jobs_event (job_id, owner_id, team_id, kind, sequence, type, data, at)
+SELECT j.id, j.owner_id, j.team_id, j.kind, j.sequence - f.back,
+    CASE WHEN f.back THEN 'job.started' WHEN j.status = 'PENDING' THEN 'job.retrying'
+        ELSE 'job.' || lower(j.status) END,
+    CASE WHEN f.back THEN json_set(f.begun, '$.startedAt', {rfc3339("j.started_at")})
+        ELSE json_object('status', j.status, 'progress', json(j.progress), 'error', json(j.error),
+            'attempt', j.attempt, 'version', j.version, 'runAt', {rfc3339("j.run_at")},
+            'startedAt', {rfc3339("j.started_at")}, 'finishedAt', {rfc3339("j.finished_at")},
+            'expiresAt', {rfc3339("j.expires_at")}, 'cancelRequestedAt', {rfc3339("j.cancel_requested_at")}) END,
+    CASE WHEN f.back THEN j.started_at ELSE f.ended_at END
+FROM (
+    SELECT e.key AS place, e.value ->> 'id' AS id, e.value ->> 'begun' AS begun, e.value ->> 'ended_at' AS ended_at,
+        b.value AS back
+    FROM json_each(%(ended)s) AS e, json_each('[1, 0]') AS b
+    WHERE b.value = 0 OR e.value ->> 'begun' IS NOT NULL
+) AS f CROSS JOIN jobs_job AS j ON j.id = f.id
+ORDER BY f.place, f.back DESC
+"""  # noqa: S608 - our own columns
 
 BEAT = """
 UPDATE jobs_job AS j SET
@@ -125,21 +152,25 @@ class SQLite:
     def now(self) -> datetime:
         return timezone.now()
 
-    def accept(self, jobs: Sequence[Job]) -> None:
-        turns = self._turns([(job.id.hex, job.owner_id, job.queue, job.priority, job.kind, job.gate) for job in jobs])
+    def accept(self, jobs: Sequence[Job], varying: Collection[str]) -> None:
+        lanes: dict[Row, list[Job]] = defaultdict(list)
         for job in jobs:
-            job.turn = turns[job.id.hex]
-        columns = columns_of(jobs)
+            lanes[job.owner_id, job.queue, job.priority, job.kind if job.gate else ""].append(job)
+        for lane, first in first_turns(lanes):
+            for turn, job in enumerate(lanes[lane], first):
+                job.turn = turn
+        columns = columns_of(jobs, {*varying, "turn"}) | {"id": [job.id.hex for job in jobs]}
         # Of what can change, new jobs differ in this alone.
-        states = {run_at: changing_state(job) for run_at, job in {job.run_at: job for job in jobs}.items()}
+        state = changing_state(jobs[0])
+        states = {run_at: {**state, "runAt": as_time(run_at)} for run_at in set(columns["run_at"])}
         events = {
             "job_id": columns["id"],
             "owner_id": columns["owner_id"],
             "team_id": columns["team_id"],
             "kind": columns["kind"],
             "sequence": columns["sequence"],
-            "type": ["job.accepted"] * len(jobs),
-            "data": [states[job.run_at] for job in jobs],
+            "type": ["job.accepted"],
+            "data": [states[run_at] for run_at in columns["run_at"]],
             "at": columns["created_at"],
         }
         insert("jobs_job", parted(columns, as_stored))
@@ -147,44 +178,30 @@ class SQLite:
 
     def exchange(self, settlements: Sequence[Settlement], want: Want | None) -> Exchanged:
         now = self.now()
-        settled, events = self._settle(settlements, now) if settlements else ([], [])
+        settled = self._settle(settlements, now) if settlements else []
         claimed = self._claim(want, now) if want else []
-        events += [event_row(job, job.sequence, "job.started", changing_state(job), now) for job in claimed[:1]]
-        if events:
+        begun = [job for job in claimed if job.status == "RUNNING"]
+        if begun:
             with connection.cursor() as cursor:
-                cursor.executemany(EVENT, events)
+                cursor.executemany(
+                    EVENT, [event_row(job, job.sequence, "job.started", changing_state(job), now) for job in begun]
+                )
         return Exchanged(settled=settled, claimed=claimed)
 
-    def _settle(self, settlements: Sequence[Settlement], now: datetime) -> tuple[list[Settled], list[Row]]:
-        ended = as_json([settlement_row(each, now) for each in settlements])
-        moved = {row[0]: row[1:] for row in fetched(SETTLE, {"ended": ended})}
-        settled, events = [], []
-        for its in settlements:
-            if its.id.hex not in moved:
-                continue
-            status, sequence, attempt, version, progress, error, *moments = moved[its.id.hex]
-            settled.append(Settled(id=its.id, status=status, sequence=sequence))
-            run_at, started_at, finished_at, expires_at, cancel_requested_at = (as_rfc3339(each) for each in moments)
-            data = {
-                "status": status,
-                "progress": progress and json.loads(progress),
-                "error": error and json.loads(error),
-                "attempt": attempt,
-                "version": version,
-                "runAt": run_at,
-                "startedAt": started_at,
-                "finishedAt": finished_at,
-                "expiresAt": expires_at,
-                "cancelRequestedAt": cancel_requested_at,
-            }
-            subject = its.job
-            if its.begun is not None:
-                begun = {**its.begun, "startedAt": started_at}
-                began_at = now - timedelta(seconds=its.began_ago)
-                events.append(event_row(subject, sequence - 1, "job.started", begun, began_at))
-            kind = "job.retrying" if status == "PENDING" else f"job.{status.lower()}"
-            events.append(event_row(subject, sequence, kind, data, now - timedelta(seconds=its.ended_ago)))
-        return settled, events
+    def _settle(self, settlements: Sequence[Settlement], now: datetime) -> list[Settled]:
+        rows = [settlement_row(each, now) for each in settlements]
+        ended = json.dumps(rows)
+        moved = {pk: (status, sequence) for pk, status, sequence in fetched(SETTLE, {"ended": ended})}
+        if len(moved) < len(rows):
+            ended = json.dumps([row for row in rows if row["id"] in moved])
+        if moved:
+            with connection.cursor() as cursor:
+                cursor.execute(TELL_OF_ENDED, {"ended": ended})
+        return [
+            Settled(id=each.id, status=its[0], sequence=its[1])
+            for each in settlements
+            if (its := moved.get(each.id.hex))
+        ]
 
     def _claim(self, want: Want, now: datetime) -> list[Job]:
         due = fetched(
@@ -197,18 +214,17 @@ class SQLite:
                 "now": as_text(now),
             },
         )
-        hand = due[:1]
-        if due and not due[0][1]:
-            hand += takewhile(lambda row: not row[1], due[1:])
+        together = list(takewhile(lambda row: not row[1], due))
+        hand = together or (due[:1] if want.begins else [])
         if not hand:
             return []
-        places = {pk: place for place, (pk, _) in enumerate(hand)}
+        places = {pk: place for place, (pk, _) in enumerate(hand, start=0 if want.begins else 1)}
         lease_until = as_text(now + timedelta(seconds=want.lease_seconds))
         claimed = fetched(
             CLAIM,
             {
                 "places": json.dumps(places),
-                "is_alone": len(hand) == 1,
+                "is_alone": want.begins and len(hand) == 1,
                 "worker": want.worker.hex,
                 "now": as_text(now),
                 "lease_until": lease_until,
@@ -242,9 +258,14 @@ class SQLite:
         for pk, owner_id, queue, priority, kind, gate in sorted(coming, key=lambda row: str(row[0])):
             lanes[owner_id, queue, priority, kind if gate else ""].append(pk)
         turns: dict[str, int] = {}
-        for *lane, first in fetched(TURNS, {"lanes": json.dumps(list(lanes))}):
-            turns.update(zip(lanes[tuple(lane)], count(first)))
+        for lane, first in first_turns(lanes):
+            turns.update(zip(lanes[lane], count(first)))
         return turns
+
+
+def first_turns(lanes: Iterable[Row]) -> list[tuple[Row, int]]:
+    """Give the next number in each lane: of a user, a queue, a priority, and a kind where its gate is meant."""
+    return [(tuple(lane), first) for *lane, first in fetched(TURNS, {"lanes": json.dumps(list(lanes))})]
 
 
 def fetched(statement: str, params: dict[str, Any]) -> list[Any]:
@@ -279,16 +300,18 @@ def event_row(job: Job, sequence: int, kind: str, data: dict[str, Any], at: date
 def settlement_row(settlement: Settlement, now: datetime) -> dict[str, object]:
     """Write a settlement's values as SQLite stores them: hexadecimal ids, JSON and times as text."""
 
+    utc = now.astimezone(UTC).replace(tzinfo=None)
+
     def at(seconds: float) -> str:
-        return as_text(now + timedelta(seconds=seconds))
+        return str(utc + timedelta(seconds=seconds))
 
     ends = settlement.status != "PENDING"
     return {
         "id": settlement.id.hex,
         "fence": settlement.fence,
         "status": settlement.status,
-        "begun": int(settlement.begun is not None),
-        "began_at": at(-settlement.began_ago) if settlement.begun else None,
+        "begun": settlement.begun,
+        "began_at": at(-settlement.began_ago) if settlement.begun is not None else None,
         "ended_at": at(-settlement.ended_ago),
         "result": as_json_text(settlement.result),
         "error": as_json_text(settlement.error),
@@ -304,6 +327,8 @@ def settlement_row(settlement: Settlement, now: datetime) -> dict[str, object]:
 def as_stored(value: Any) -> Any:
     """Write a value as Django's SQLite backend stores it."""
     match value:
+        case None | int() | str():
+            return value
         case UUID():
             return value.hex
         case datetime():
@@ -317,12 +342,6 @@ def as_stored(value: Any) -> Any:
 def as_text(moment: datetime) -> str:
     """Write a time as Django's SQLite backend stores it: in UTC, without a zone."""
     return str(moment.astimezone(UTC).replace(tzinfo=None))
-
-
-def as_rfc3339(stored: str | datetime | None) -> str | None:
-    """Write a stored time, which is in UTC, as events have it."""
-    moment = datetime.fromisoformat(stored) if isinstance(stored, str) else stored
-    return as_time(moment.replace(tzinfo=UTC)) if moment else None
 
 
 def as_json(value: object) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Protocol
@@ -54,6 +54,8 @@ class Want:
     quick_kinds: Sequence[str] = ()
     """Those whose jobs may lie in a hand; any other's is claimed alone."""
     count: int = 1
+    begins: bool = True
+    """Whether the first begins at once; else all are only reserved, and none that has to be alone is given."""
     lease_seconds: float
 
 
@@ -73,7 +75,7 @@ class Exchanged:
     settled: Sequence[Settled] = ()
     """Those whose fence held, in the order they were given."""
     claimed: list[Job] = field(default_factory=list)
-    """The next hand, most urgent first: the first runs, the others are reserved."""
+    """The next hand, most urgent first: the first runs, if it was to begin; the others are reserved."""
     is_more_held: bool = False
     """Whether other due jobs were locked meanwhile, so that another worker may have found none."""
 
@@ -106,8 +108,13 @@ class Statements(Protocol):
     def now(self) -> datetime:
         """Read the database's clock."""
 
-    def accept(self, jobs: Sequence[Job]) -> None:
-        """Insert jobs that are complete but for their `turn`, and their first events."""
+    def accept(self, jobs: Sequence[Job], varying: Collection[str]) -> None:
+        """Insert jobs that are complete but for their `turn`, and their first events.
+
+        Args:
+            jobs: one at least.
+            varying: the columns in which they may differ.
+        """
 
     def exchange(self, settlements: Sequence[Settlement], want: Want | None) -> Exchanged:
         """End attempts, then claim the next hand. Indexes: the primary key, job_claim.

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import gc
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 import pytest
-from django.db import connection, transaction
+from django.db import IntegrityError, connection, transaction
 from django.utils import timezone
 
 from jobs import kinds, lifecycle
@@ -17,20 +19,22 @@ from jobs.failures import UniqueKeyRepeated, UniqueKeyTaken
 from jobs.kinds import get_kind, kind
 from jobs.lifecycle import Outcome, Submission
 from jobs.models import Batch, Event, EventType, Job, Status
+from jobs.representation import as_time
 from jobs.sweeper import batches
 from tests.factories import new_user, played
 
 if TYPE_CHECKING:
     from django.contrib.auth.models import User
 
-QUICK = "test.quick"
+QUICK, ELSEWHERE = "test.quick", "test.elsewhere"
 
 
 @pytest.fixture(autouse=True)
 def _own_kind() -> Iterator[None]:
     kind(QUICK)(lambda _context, _params: None)
     yield
-    del kinds._registry[QUICK]
+    for name in (QUICK, ELSEWHERE):
+        kinds._registry.pop(name, None)
 
 
 def one_of(owner: User, **values: Any) -> Submission:
@@ -108,6 +112,67 @@ def test_each_job_of_a_batch_is_what_its_submission_said() -> None:
         assert {name: repr(getattr(stored, name)) for name in values} == {
             name: repr(value) for name, value in values.items()
         }
+
+
+@pytest.mark.django_db
+def test_submissions_that_are_alike_for_a_while_are_stored_as_those_that_come_alone() -> None:
+    """What some have in common is worked out once; one that differs in a single thing must not get the others'."""
+    kind(ELSEWHERE, queue="elsewhere", timeout=7)(lambda _context, _params: None)
+    owner, other = new_user(), new_user()
+    later = timezone.now() + timedelta(hours=1)
+    different: list[dict[str, Any]] = [
+        {"owner_id": other.pk},
+        {"kind": get_kind(ELSEWHERE)},
+        {"run_at": later},
+        {"priority": -3},
+        {"max_attempts": 9},
+        {"timeout_seconds": 8},
+        {"start_within_seconds": 6},
+        {"deadline_seconds": 5},
+        {"unique_key": "u"},
+        {"callback_url": "https://a.example/", "callback_events": ("job.completed",)},
+        {"tags": ("t",), "metadata": {"m": 1}},
+    ]
+    plain = one_of(owner, params={"p": 1})
+    given = [plain, plain]
+    for values in different:
+        given += [replace(plain, **values), plain, plain]
+    together = lifecycle.accept(given)
+    for job, submission in zip(together, given, strict=True):
+        stored = Job.objects.get(pk=job.pk)
+        assert seen(stored) == seen(job) | {"turn": stored.turn}
+        if not submission.unique_key:  # which only one job may have
+            (alone,) = lifecycle.accept([submission])
+            assert said(stored) == said(Job.objects.get(pk=alone.pk))
+        event = Event.objects.get(job=job)
+        assert (event.type, event.sequence, event.data["runAt"]) == ("job.accepted", 1, as_time(submission.run_at))
+        assert (event.owner_id, event.kind, event.at) == (submission.owner_id, submission.kind.name, stored.created_at)
+
+
+def seen(job: Job) -> dict[str, Any]:
+    """Give all of a row."""
+    return {field.attname: getattr(job, field.attname) for field in Job._meta.concrete_fields}
+
+
+def said(job: Job) -> dict[str, Any]:
+    """Give what of a row doesn't tell which job it is, and when it came."""
+    own = ("id", "turn", "created_at", "ready_at", "start_by", "finish_by")
+    delays = {name: moment - job.created_at for name in own[3:] if (moment := getattr(job, name))}
+    return {name: value for name, value in seen(job).items() if name not in own} | delays
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize("is_on", [True, False])
+def test_the_collection_of_garbage_is_after_a_submission_as_it_was_before(is_on: bool) -> None:
+    was_on = gc.isenabled()
+    (gc.enable if is_on else gc.disable)()
+    try:
+        new_batch(2)
+        with pytest.raises(IntegrityError):
+            lifecycle.accept([replace(one_of(new_user()), owner_id=None)])  # type: ignore[arg-type]  # whoever that is
+        assert gc.isenabled() == is_on
+    finally:
+        (gc.enable if was_on else gc.disable)()
 
 
 @pytest.mark.django_db

@@ -238,6 +238,14 @@ class LifeOfJobs(RuleBasedStateMachine):
         assert [job.status for job in hand] == [Status.RUNNING, *[Status.PENDING] * (len(hand) - 1)][: len(hand)]
         return multiple(*(InHand(job) for job in hand))
 
+    @rule(target=claims, worker=st.sampled_from(WORKERS), count=st.integers(1, 3))
+    def reserve_ahead(self, worker: UUID, count: int) -> Any:
+        expected = [] if self._is_paused else next_hand(count, [QUICK], begins=False)
+        traded = lifecycle.trade([], lifecycle.wanted("default", worker, count, [QUICK], begins=False))
+        assert [job.pk for job in traded.claimed] == expected
+        assert {(job.worker, job.status, job.alone) for job in traded.claimed} <= {(worker, Status.PENDING, False)}
+        return multiple(*(InHand(job) for job in traded.claimed))
+
     @rule(claim=claims)
     def begin(self, claim: InHand) -> None:
         before = self.row_under(claim)
@@ -316,7 +324,8 @@ class LifeOfJobs(RuleBasedStateMachine):
         assert not Job.objects.filter(worker=worker).exists()
         for before in held:
             after = Job.objects.get(pk=before.pk)
-            assert after.crashes == before.crashes + (before.pk == running)
+            may_have_run = before.status == Status.RUNNING and before.max_attempts == 1
+            assert after.crashes == before.crashes + (before.pk == running or may_have_run)
 
     # --- Operators, the sweeper, and time
 
@@ -417,7 +426,7 @@ class LifeOfJobs(RuleBasedStateMachine):
         self.every_log_is_whole()
 
 
-def next_hand(count: int, quick_kinds: list[str]) -> list[UUID]:
+def next_hand(count: int, quick_kinds: list[str], *, begins: bool = True) -> list[UUID]:
     """Say by the rules which jobs a claim must give."""
     in_line = Job.objects.filter(lifecycle.is_free(timezone.now()), status=Status.PENDING, ready_at__isnull=False)
     due = list(in_line.order_by("-priority", "turn", "id")[:count])
@@ -426,7 +435,7 @@ def next_hand(count: int, quick_kinds: list[str]) -> list[UUID]:
         is_alone = (
             job.kind not in quick_kinds or job.alone or job.crashes or job.max_attempts == 1 or job.worker is not None
         )
-        if hand and is_alone:
+        if is_alone and (hand or not begins):
             break
         hand.append(job.pk)
         if is_alone:
