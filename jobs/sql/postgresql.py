@@ -22,7 +22,7 @@ from jobs.representation import changing_state
 from jobs.sql.arrivals import columns_of, parted
 from jobs.sql.rows import COLUMNS, SELECTED, jobs_of
 from jobs.sql.statements import Exchanged, Renewal, Renewed, Settled, Settlement, Want
-from jobs.sql.turns import placed
+from jobs.sql.turns import known_kinds, placed
 
 
 def rfc3339(moment: str) -> str:
@@ -160,6 +160,8 @@ WHERE j.id = ANY(%(ids)s) AND j.id = f.id AND j.fence = f.fence AND j.status = '
 RETURNING j.id, j.version, j.sequence, j.cancel_requested_at IS NOT NULL
 """
 
+IS_KNOWN = "j.kind = ANY(%(kinds)s)"
+
 # What all jobs have in common is told once, in the record that the others complete; of what an event tells, new jobs
 # differ in `runAt` alone.
 ACCEPT = f"""
@@ -168,7 +170,7 @@ WITH arriving AS MATERIALIZED (
         jsonb_populate_record(NULL::jobs_job, %(base)s::jsonb), %(jobs)s::jsonb)
 ), coming AS (
     SELECT id, owner_id, queue, priority, kind, gate FROM arriving
-), {placed("GREATEST")}, accepted AS (
+), {placed("GREATEST", IS_KNOWN)}, accepted AS (
     INSERT INTO jobs_job ({", ".join(COLUMNS)})
     SELECT {", ".join("placed.turn" if each == "turn" else f"a.{each}" for each in COLUMNS)}
     FROM arriving AS a JOIN placed ON placed.id = a.id ORDER BY a.id
@@ -184,7 +186,7 @@ MAKE_DUE = f"""
 WITH coming AS MATERIALIZED (
     SELECT id, owner_id, queue, priority, kind, COALESCE((%(gates)s::jsonb ->> kind)::int, 0) AS gate
     FROM jobs_job WHERE id = ANY(%(ids)s)
-), {placed("GREATEST")}
+), {placed("GREATEST", IS_KNOWN)}
 UPDATE jobs_job AS j SET
     turn = placed.turn, gate = coming.gate,
     ready_at = CASE WHEN coming.gate = 0 THEN clock_timestamp() END
@@ -207,6 +209,7 @@ class PostgreSQL:
             "base": as_json(arrivals.common),
             "jobs": as_json([dict(zip(arrivals.names, row, strict=True)) for row in arrivals.rows]),
             "state": as_json({**changing_state(jobs[0]), "runAt": None}),
+            "kinds": known_kinds(),
         }
         executed(ACCEPT, params).close()
 
@@ -244,7 +247,7 @@ class PostgreSQL:
         ]
 
     def make_due(self, ids: Sequence[UUID], gates: Mapping[str, int]) -> None:
-        executed(MAKE_DUE, {"ids": list(ids), "gates": as_json(gates)}).close()
+        executed(MAKE_DUE, {"ids": list(ids), "gates": as_json(gates), "kinds": known_kinds()}).close()
 
     def lock_kind(self, kind: str) -> None:
         with connection.cursor() as cursor:

@@ -25,7 +25,7 @@ from jobs.representation import as_time, changing_state
 from jobs.sql.arrivals import JSON_COLUMNS, Arrivals, columns_of, parted
 from jobs.sql.rows import SELECTED, jobs_of
 from jobs.sql.statements import Exchanged, Renewal, Renewed, Settled, Settlement, Want
-from jobs.sql.turns import firsts
+from jobs.sql.turns import firsts, known_kinds
 
 # A hand ends before the first job that has to be alone: see the same in `postgresql`. A paused queue has no name here,
 # or the whole of its line would be walked in vain.
@@ -135,7 +135,7 @@ TURNS = f"""
 WITH lanes AS (
     SELECT value ->> 0 AS owner_id, value ->> 1 AS queue, value ->> 2 AS priority, value ->> 3 AS lane
     FROM json_each(%(lanes)s)
-), {firsts("MAX")}
+), {firsts("MAX", "j.kind IN (SELECT value FROM json_each(%(kinds)s))")}
 SELECT owner_id, queue, priority, lane, turn FROM firsts
 """  # noqa: S608 - no value of anybody's
 
@@ -265,7 +265,8 @@ class SQLite:
 
 def first_turns(lanes: Iterable[Row]) -> list[tuple[Row, int]]:
     """Give the next number in each lane: of a user, a queue, a priority, and a kind where its gate is meant."""
-    return [(tuple(lane), first) for *lane, first in fetched(TURNS, {"lanes": json.dumps(list(lanes))})]
+    values = {"lanes": json.dumps(list(lanes)), "kinds": json.dumps(known_kinds())}
+    return [(tuple(lane), first) for *lane, first in fetched(TURNS, values)]
 
 
 def fetched(statement: str, params: dict[str, Any]) -> list[Any]:

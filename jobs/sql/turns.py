@@ -7,21 +7,29 @@ numbers, and the one job of another gets the next. Jobs of kinds with a limit st
 
 from __future__ import annotations
 
+from jobs.kinds import all_kinds
 
-def firsts(greatest: str) -> str:
+
+def known_kinds() -> list[str]:
+    """List the kinds whose jobs count where it is asked who is first in line: one that nobody can run stays there."""
+    return [each.name for each in all_kinds()]
+
+
+def firsts(greatest: str, is_known: str) -> str:
     """Give the CTE `firsts(owner_id, queue, priority, lane, turn)`: the next number in each of `lanes`.
 
     It is materialized, or it would be made anew for each job that comes.
 
     Args:
         greatest: the vendor's function for the larger of two values.
+        is_known: the vendor's test of whether `j.kind` is one of `known_kinds`.
     """
     in_line = """j.queue = l.queue AND j.priority = l.priority AND j.status = 'PENDING' AND j.ready_at IS NOT NULL"""
     at_gate = "j.kind = l.lane AND j.gate > 0 AND j.gate = 2 AND j.priority = l.priority"
     return f"""
 firsts AS MATERIALIZED (
     SELECT owner_id, queue, priority, lane, CASE lane WHEN '' THEN {greatest}(
-        {_newcomers_turn(in_line, "last.queue = l.queue")},
+        {_newcomers_turn(f"{in_line} AND {is_known}", "last.queue = l.queue")},
         COALESCE((SELECT turn + 1 FROM jobs_job AS j WHERE j.owner_id = l.owner_id AND {in_line}
             ORDER BY turn DESC LIMIT 1), 0))
     ELSE {greatest}(
@@ -47,12 +55,12 @@ def _newcomers_turn(line: str, is_of_line: str) -> str:
             FROM (SELECT turn FROM jobs_job AS j WHERE {line} ORDER BY turn LIMIT 1) AS head), 0)"""  # noqa: S608
 
 
-def placed(greatest: str) -> str:
+def placed(greatest: str, is_known: str) -> str:
     """Give the CTE `placed(id, turn)` for the jobs in `coming(id, owner_id, queue, priority, kind, gate)`."""
     return f"""
 lanes AS (
     SELECT DISTINCT owner_id, queue, priority, CASE WHEN gate > 0 THEN kind ELSE '' END AS lane FROM coming
-), {firsts(greatest)}, placed AS (
+), {firsts(greatest, is_known)}, placed AS (
     SELECT c.id, f.turn - 1 + row_number() OVER (PARTITION BY c.owner_id, c.queue, c.priority, f.lane ORDER BY c.id)
         AS turn
     FROM coming AS c JOIN firsts AS f ON f.owner_id = c.owner_id AND f.queue = c.queue AND f.priority = c.priority

@@ -163,6 +163,21 @@ def test_users_who_submit_one_by_one_do_not_starve_one_with_a_backlog() -> None:
     assert Counter(order)[backlog.pk] >= 8
 
 
+def test_a_job_that_nobody_can_run_does_not_let_newcomers_pass_a_backlog() -> None:
+    """Its kind is gone, so it stands first for ever, and its turn falls ever further behind."""
+    left, busy, *newcomers = (new_user() for _ in range(12))
+    submit(left, 1, GONE)
+    del kinds._registry[GONE]
+    backlog = submit(busy, 20)
+    for _ in range(5):
+        assert run_next().owner_id == busy.pk
+    for each in newcomers:
+        submit(each)
+    assert backlog[5].pk in {run_next().pk for _ in range(2)}
+    served = [run_next().owner_id for _ in range(11)]
+    assert served.count(busy.pk) >= 2
+
+
 def test_a_user_whose_jobs_are_all_retried_gets_no_more_than_their_turn() -> None:
     backlog, retried = new_user(), new_user()
     submit(backlog, 30)
