@@ -90,3 +90,44 @@ def count_hand() -> int:
     """Count the jobs that the database knows to be in this worker's hand and not begun. Index: job_claim."""
     in_line = Job.objects.filter(status=Status.PENDING, ready_at__isnull=False, queue="default")
     return in_line.filter(worker=this_process().id).count()
+
+
+class ReportsParams(serializers.Serializer[Any]):
+    """How often a loop goes round, and whether it tells of it each time."""
+
+    rounds = serializers.IntegerField()
+    reports = serializers.BooleanField()
+
+
+@kind("bench.reports", params=ReportsParams)
+def reports(context: Context, params: dict[str, Any]) -> float:
+    """Count, and tell how many seconds that took."""
+    total = params["rounds"]
+    begun = time.perf_counter()
+    if params["reports"]:
+        for number in range(total):
+            context.progress(message="Counting", current=number, total=total)
+    else:
+        for _ in range(total):
+            pass
+    return time.perf_counter() - begun
+
+
+class TickingParams(serializers.Serializer[Any]):
+    """For how long to tick, and whether to tell of each tick."""
+
+    seconds = serializers.FloatField()
+    reports = serializers.BooleanField()
+
+
+TICK_SECONDS = 0.1
+
+
+@kind("bench.ticking", params=TickingParams, queue="threads")
+def ticking(context: Context, params: dict[str, Any]) -> None:
+    """Sleep a tenth of a second again and again."""
+    total = round(params["seconds"] / TICK_SECONDS)
+    for number in range(total):
+        time.sleep(TICK_SECONDS)
+        if params["reports"]:
+            context.progress(message="Ticking", current=number, total=total)
