@@ -43,6 +43,7 @@ from jobs.lifecycle.transitions import (
 from jobs.models import EventType, Job, Status
 from jobs.representation import changing_state
 from jobs.sql import statements
+from jobs.sql.rows import jobs_of
 from jobs.sql.statements import Renewal, Settled, Settlement, Want
 
 # --- Claim, and the trade of what is done for what is next ------------------------------------------------------------
@@ -91,17 +92,18 @@ def trade(outcomes: Sequence[Outcome], want: Want | None) -> Traded:
         outcomes: attempts of this worker that have ended.
         want: what it asks for; None where it claims no more.
     """
+    settlements = statements().written([_settlement(each) for each in outcomes])
+    by_id = {each.job.id: each for each in outcomes}
     with transaction.atomic():
-        now = time.monotonic()  # once it is this worker's turn to write
-        exchanged = statements().exchange([_settlement(each, now) for each in outcomes], want)
-        by_id = {each.job.id: each for each in outcomes}
+        exchanged = statements().exchange(settlements, want)
         told = [_told(by_id[each.id], each) for each in exchanged.settled]
-        told += [Told(job=job, first=job.sequence) for job in exchanged.claimed if job.status == RUNNING]
-        tell(told)
-        after_moves(each.job for each in told[: len(exchanged.settled)])
+        begun = jobs_of(exchanged.claimed[: bool(want and want.begins)])
+        tell(told + [Told(job=job, first=job.sequence) for job in begun])
+        after_moves(each.job for each in told)
         if want and exchanged.is_more_held:
             doorbell.ring_on_commit(want.queue)
-    return Traded(ended={each.id for each in exchanged.settled}, claimed=exchanged.claimed)
+    claimed = begun + jobs_of(exchanged.claimed[len(begun) :])
+    return Traded(ended={each.id for each in exchanged.settled}, claimed=claimed)
 
 
 def claim(queue: str, worker: UUID, count: int = 1, quick_kinds: Sequence[str] = ()) -> list[Job]:
@@ -143,14 +145,14 @@ def finish(outcomes: Sequence[Outcome]) -> set[UUID]:
     return trade(outcomes, None).ended
 
 
-def _settlement(outcome: Outcome, now: float) -> Settlement:
+def _settlement(outcome: Outcome) -> Settlement:
     job, status = outcome.job, _end_of(outcome)
     return Settlement(
         job=job,
         status=status,
         begun=outcome.begun,
-        began_ago=now - outcome.began_at,
-        ended_ago=max(0.0, now - outcome.ended_at),
+        began_at=outcome.began_at,
+        ended_at=outcome.ended_at,
         result=outcome.result if status == COMPLETED else None,
         error=outcome.error and outcome.error | {"attempt": job.attempt},
         traceback=outcome.traceback,

@@ -7,6 +7,7 @@ job's sequences.
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
 from typing import Any, Self
@@ -20,7 +21,7 @@ from django.db.backends.utils import CursorWrapper
 from jobs.models import Job
 from jobs.representation import changing_state
 from jobs.sql.arrivals import columns_of, parted
-from jobs.sql.rows import COLUMNS, SELECTED, jobs_of
+from jobs.sql.rows import COLUMNS, SELECTED
 from jobs.sql.statements import Exchanged, Renewal, Renewed, Settled, Settlement, Want
 from jobs.sql.turns import known_kinds, placed
 
@@ -213,18 +214,19 @@ class PostgreSQL:
         }
         executed(ACCEPT, params).close()
 
+    def written(self, settlements: Sequence[Settlement]) -> Sequence[Settlement]:
+        return settlements
+
     def exchange(self, settlements: Sequence[Settlement], want: Want | None) -> Exchanged:
-        ending = [
-            {**vars(each), "job": None, "id": str(each.id), "fence": each.fence, "place": place}
-            for place, each in enumerate(settlements)
-        ]
+        now = time.monotonic()
+        ending = [settlement_row(each, place, now) for place, each in enumerate(settlements)]
         ended = {"ended": as_json(ending), "ids": [each.id for each in settlements]}
         match settlements, want:
             case [], None:
                 return Exchanged()
             case [], Want():
                 rows = fetched(CLAIM, arguments(want))
-                return Exchanged(claimed=jobs_of(rows), is_more_held=bool(rows and rows[0][-1]))
+                return Exchanged(claimed=rows, is_more_held=bool(rows and rows[0][-1]))
             case _, None:
                 ((settled,),) = fetched(SETTLE, ended)
                 return Exchanged(settled=settled_of(settled))
@@ -232,7 +234,7 @@ class PostgreSQL:
                 rows = fetched(EXCHANGE, {**ended, **arguments(want)})
                 claimed = rows if rows[0][-2] else []  # one row without a job tells of the ends alone
                 *_, is_more_held, _, settled = rows[0]
-                return Exchanged(settled=settled_of(settled), claimed=jobs_of(claimed), is_more_held=bool(is_more_held))
+                return Exchanged(settled=settled_of(settled), claimed=claimed, is_more_held=bool(is_more_held))
         raise AssertionError  # pragma: no cover - the cases are all there are
 
     def beat(self, renewals: Sequence[Renewal], lease_seconds: float) -> list[Renewed]:
@@ -287,6 +289,19 @@ def fetched(statement: str, params: dict[str, Any]) -> list[tuple[Any, ...]]:
     with executed(statement, params) as cursor:
         rows: list[tuple[Any, ...]] = cursor.fetchall()
         return rows
+
+
+def settlement_row(settlement: Settlement, place: int, now: float) -> dict[str, Any]:
+    """Write a settlement as `ENDED` reads it: moments in seconds before now, for the clock is the server's."""
+    return {
+        **vars(settlement),
+        "job": None,
+        "id": str(settlement.id),
+        "fence": settlement.fence,
+        "place": place,
+        "began_ago": now - settlement.began_at,
+        "ended_ago": max(0.0, now - settlement.ended_at),
+    }
 
 
 def arguments(want: Want) -> dict[str, Any]:

@@ -8,8 +8,10 @@ next statement, and has no order.
 from __future__ import annotations
 
 import json
+import time
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from itertools import count, takewhile
@@ -146,6 +148,15 @@ UPDATE jobs_job SET turn = %s, gate = %s, ready_at = %s WHERE id = %s AND status
 Row = Sequence[Any]
 
 
+@dataclass(frozen=True, kw_only=True)
+class Written:
+    """Settlements as `SETTLE` reads them."""
+
+    settlements: Sequence[Settlement]
+    rows: Sequence[dict[str, Any]]
+    text: str
+
+
 class SQLite:
     """Each method is a few statements under one write lock."""
 
@@ -176,34 +187,39 @@ class SQLite:
         insert("jobs_job", parted(columns, as_stored))
         insert("jobs_event", parted(events, as_stored))
 
-    def exchange(self, settlements: Sequence[Settlement], want: Want | None) -> Exchanged:
+    def written(self, settlements: Sequence[Settlement]) -> Written:
+        now, since = self.now(), time.monotonic()
+        rows = [settlement_row(each, now, since) for each in settlements]
+        return Written(settlements=settlements, rows=rows, text=json.dumps(rows))
+
+    def exchange(self, settlements: Written, want: Want | None) -> Exchanged:
+        settled = self._settle(settlements) if settlements.rows else []
         now = self.now()
-        settled = self._settle(settlements, now) if settlements else []
         claimed = self._claim(want, now) if want else []
-        begun = [job for job in claimed if job.status == "RUNNING"]
-        if begun:
-            with connection.cursor() as cursor:
-                cursor.executemany(
-                    EVENT, [event_row(job, job.sequence, "job.started", changing_state(job), now) for job in begun]
-                )
+        if want and want.begins:
+            for job in jobs_of(claimed[:1]):
+                row = event_row(job, job.sequence, "job.started", changing_state(job), now)
+                with connection.cursor() as cursor:
+                    cursor.execute(EVENT, row)
         return Exchanged(settled=settled, claimed=claimed)
 
-    def _settle(self, settlements: Sequence[Settlement], now: datetime) -> list[Settled]:
-        rows = [settlement_row(each, now) for each in settlements]
-        ended = json.dumps(rows)
-        moved = {pk: (status, sequence) for pk, status, sequence in fetched(SETTLE, {"ended": ended})}
-        if len(moved) < len(rows):
-            ended = json.dumps([row for row in rows if row["id"] in moved])
+    def _settle(self, ends: Written) -> list[Settled]:
+        moved = {pk: (status, sequence) for pk, status, sequence in fetched(SETTLE, {"ended": ends.text})}
         if moved:
+            text = (
+                ends.text
+                if len(moved) == len(ends.rows)
+                else json.dumps([row for row in ends.rows if row["id"] in moved])
+            )
             with connection.cursor() as cursor:
-                cursor.execute(TELL_OF_ENDED, {"ended": ended})
+                cursor.execute(TELL_OF_ENDED, {"ended": text})
         return [
             Settled(id=each.id, status=its[0], sequence=its[1])
-            for each in settlements
+            for each in ends.settlements
             if (its := moved.get(each.id.hex))
         ]
 
-    def _claim(self, want: Want, now: datetime) -> list[Job]:
+    def _claim(self, want: Want, now: datetime) -> list[Row]:
         due = fetched(
             DUE,
             {
@@ -230,7 +246,7 @@ class SQLite:
                 "lease_until": lease_until,
             },
         )
-        return sorted(jobs_of(claimed), key=lambda job: places[job.id.hex])
+        return sorted(claimed, key=lambda row: places[row[0]])
 
     def beat(self, renewals: Sequence[Renewal], lease_seconds: float) -> list[Renewed]:
         rows = as_json(
@@ -298,9 +314,14 @@ def event_row(job: Job, sequence: int, kind: str, data: dict[str, Any], at: date
     return (job.id.hex, job.owner_id, job.team_id, job.kind, sequence, kind, as_json(data), as_text(at))
 
 
-def settlement_row(settlement: Settlement, now: datetime) -> dict[str, object]:
-    """Write a settlement's values as SQLite stores them: hexadecimal ids, JSON and times as text."""
+def settlement_row(settlement: Settlement, now: datetime, since: float) -> dict[str, Any]:
+    """Write a settlement's values as SQLite stores them: hexadecimal ids, JSON and times as text.
 
+    Args:
+        settlement: how an attempt ends.
+        now: the present time.
+        since: the same on this process's monotonic clock.
+    """
     utc = now.astimezone(UTC).replace(tzinfo=None)
 
     def at(seconds: float) -> str:
@@ -312,8 +333,8 @@ def settlement_row(settlement: Settlement, now: datetime) -> dict[str, object]:
         "fence": settlement.fence,
         "status": settlement.status,
         "begun": settlement.begun,
-        "began_at": at(-settlement.began_ago) if settlement.begun is not None else None,
-        "ended_at": at(-settlement.ended_ago),
+        "began_at": at(settlement.began_at - since) if settlement.begun is not None else None,
+        "ended_at": at(min(0.0, settlement.ended_at - since)),
         "result": as_json_text(settlement.result),
         "error": as_json_text(settlement.error),
         "traceback": settlement.traceback,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Protocol
 from uuid import UUID
@@ -13,15 +13,15 @@ from jobs.models import Job
 
 @dataclass(frozen=True, kw_only=True)
 class Settlement:
-    """How one attempt ends: a row of `exchange`. Moments are told in seconds before now, on the database's clock."""
+    """How one attempt ends: a row of `exchange`. Moments are on this process's monotonic clock."""
 
     job: Job
     """As it was claimed; its fence guards the row."""
     status: str
     begun: dict[str, Any] | None = None
     """What the event of its begin says, times aside, where the row doesn't tell of the begin yet; else None."""
-    began_ago: float = 0.0
-    ended_ago: float = 0.0
+    began_at: float = 0.0
+    ended_at: float = 0.0
     result: Any = None
     error: dict[str, Any] | None = None
     traceback: str = ""
@@ -74,8 +74,9 @@ class Exchanged:
 
     settled: Sequence[Settled] = ()
     """Those whose fence held, in the order they were given."""
-    claimed: list[Job] = field(default_factory=list)
-    """The next hand, most urgent first: the first runs, if it was to begin; the others are reserved."""
+    claimed: Sequence[Sequence[Any]] = ()
+    """Rows of the next hand, for `rows.jobs_of`, most urgent first: the first runs, if it was to begin; the others are
+    reserved."""
     is_more_held: bool = False
     """Whether other due jobs were locked meanwhile, so that another worker may have found none."""
 
@@ -116,7 +117,10 @@ class Statements(Protocol):
             varying: the columns in which they may differ.
         """
 
-    def exchange(self, settlements: Sequence[Settlement], want: Want | None) -> Exchanged:
+    def written(self, settlements: Sequence[Settlement]) -> Any:
+        """Write settlements the way `exchange` takes them; before its transaction, which nobody should wait for."""
+
+    def exchange(self, settlements: Any, want: Want | None) -> Exchanged:
         """End attempts, then claim the next hand. Indexes: the primary key, job_claim.
 
         Rows whose fence has moved on are left alone and not returned.
