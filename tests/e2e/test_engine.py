@@ -194,9 +194,15 @@ def test_a_child_that_is_killed_from_outside_while_it_works_loses_no_job(stack: 
     def so_many_ran(number: int) -> bool:
         return len({each.job_id for each in ran()}) > number
 
+    def at_work() -> list[int]:
+        return [each.pid for each in ran() if each.pid not in killed]
+
+    killed: set[int] = set()
     for number in (60, 200, 350):
         wait_until(partial(so_many_ran, number), 20)
-        os.kill(ran()[-1].pid, signal.SIGKILL)
+        victim = wait_until(at_work, 20)[-1]  # the newest run may be of the last victim
+        os.kill(victim, signal.SIGKILL)
+        killed.add(victim)
     jobs = rows(stack, ids)
     assert {job.status for job in jobs.values()} == {"COMPLETED"}
     crashed = {job_id: job.crashes for job_id, job in jobs.items() if job.crashes}
