@@ -197,9 +197,8 @@ def test_a_child_that_is_killed_from_outside_while_it_works_loses_no_job(stack: 
     for _ in range(3):
         some = submit_at_once(stack, "work.short", *[{"seconds": 0.005}] * 300)
         ids += some
-        os.kill(
-            wait_until(partial(newest_pid, set(some)), 20), signal.SIGKILL
-        )  # who ran one of these wasn't killed before
+        pid = wait_until(partial(newest_pid, set(some)), 20)  # who ran one of these wasn't killed before
+        os.kill(pid, signal.SIGKILL)
     jobs = rows(stack, ids)
     assert {job.status for job in jobs.values()} == {"COMPLETED"}
     crashed = {job_id: job.crashes for job_id, job in jobs.items() if job.crashes}
