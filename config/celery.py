@@ -22,10 +22,7 @@ class DeadChildren(bootsteps.StartStopStep):
 
     requires = ("celery.worker.components:Pool",)
     INTERVAL_SECONDS = 0.5
-
-    def __init__(self, worker: Any, **options: Any) -> None:
-        super().__init__(worker, **options)
-        self._timer: Any = None
+    _timer: Any = None
 
     def include_if(self, worker: Any) -> bool:
         """Tell whether the worker's pool has children."""

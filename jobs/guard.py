@@ -20,7 +20,7 @@ from jobs import doorbell, lifecycle, wakeup
 from jobs.attempt import timed_out
 from jobs.context import Notes
 from jobs.failures import JobCancelled, JobTimedOut, LeaseLost
-from jobs.hand import BEAT_SECONDS, Hand, Run
+from jobs.hand import BEAT_SECONDS, Hand, Run, wait_briefly
 from jobs.lifecycle import LEASE_SECONDS, Held, Outcome
 from jobs.process import Process, is_stopping, this_process
 from jobs.representation import as_json, progress_as_dict
@@ -38,8 +38,6 @@ FORCE_SECONDS = 10.0
 RELEASE_SECONDS = 10.0
 """How long a running job may go on once its worker has to stop; then it is put back for another one."""
 SEEN_SECONDS = 10.0
-BUSY_SECONDS = 5.0
-"""How long a write may wait for SQLite's only writer, which may be a handler's own transaction."""
 
 Attended = tuple[Hand, Run]
 
@@ -85,8 +83,7 @@ class Guard(threading.Thread):
         self.join()
 
     def run(self) -> None:
-        if connection.vendor == "sqlite":
-            connection.busy_seconds = BUSY_SECONDS  # type: ignore[attr-defined]  # config.sqlite
+        wait_briefly()
         while not self._is_closed:
             try:
                 self._round()

@@ -37,6 +37,8 @@ PATIENCE_SECONDS = 0.05
 """A run that takes so much longer than its kind usually does holds up what was reserved behind it."""
 BEAT_SECONDS = 5.0
 RETRY_PAUSE_SECONDS = 0.5
+BUSY_SECONDS = 5.0
+"""How long a write beside a handler may wait for SQLite's only writer, which may be the handler's own transaction."""
 
 T = TypeVar("T")
 
@@ -322,3 +324,9 @@ def leave_no_transaction() -> None:
     if database.in_atomic_block or not database.get_autocommit():
         database.close()
         del connections[DEFAULT_DB_ALIAS]  # Django opens none again that was closed inside a transaction
+
+
+def wait_briefly() -> None:
+    """Have this thread's writes wait no longer than `BUSY_SECONDS`: it is one that works beside handlers."""
+    if connection.vendor == "sqlite":
+        connection.busy_seconds = BUSY_SECONDS  # type: ignore[attr-defined]  # config.sqlite

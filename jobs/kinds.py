@@ -152,3 +152,8 @@ def get_kind(name: str) -> Kind:
 def all_kinds() -> list[Kind]:
     """List the kinds by name."""
     return sorted(_registry.values(), key=lambda each: each.name)
+
+
+def kind_names() -> list[str]:
+    """List the kinds' names."""
+    return sorted(_registry)

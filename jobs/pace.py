@@ -28,8 +28,7 @@ class Pace:
 
     def quick_kinds(self, count: int = 1) -> list[str]:
         """List the kinds of which so many jobs may lie in a hand; one that hasn't run here yet may not."""
-        most = min(QUICK_SECONDS, HAND_SECONDS / count)
-        return [kind for kind, seconds in self._seconds.copy().items() if seconds <= most]
+        return self._kinds_within(min(QUICK_SECONDS, HAND_SECONDS / count))
 
     def seconds(self, kind: str) -> float | None:
         """Say how long a kind took lately, in seconds; None of one that hasn't run here yet."""
@@ -37,7 +36,10 @@ class Pace:
 
     def brisk_kinds(self) -> list[str]:
         """List the kinds of which one may lie in wait behind a running one."""
-        return [kind for kind, seconds in self._seconds.copy().items() if seconds <= BRISK_SECONDS]
+        return self._kinds_within(BRISK_SECONDS)
+
+    def _kinds_within(self, most: float) -> list[str]:
+        return [kind for kind, seconds in self._seconds.copy().items() if seconds <= most]
 
     def most(self, kinds: Collection[str]) -> int:
         """Say how many jobs of these kinds make a hand's work."""

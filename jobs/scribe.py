@@ -16,8 +16,7 @@ from functools import cache
 
 from django.db import DatabaseError, InterfaceError, connection
 
-from jobs.guard import BUSY_SECONDS
-from jobs.hand import Hand, Run
+from jobs.hand import Hand, Run, wait_briefly
 from jobs.pace import BRISK_SECONDS, QUICK_SECONDS
 
 logger = logging.getLogger(__name__)
@@ -65,8 +64,7 @@ class Scribe(threading.Thread):
         return True
 
     def run(self) -> None:
-        if connection.vendor == "sqlite":
-            connection.busy_seconds = BUSY_SECONDS  # type: ignore[attr-defined]  # config.sqlite
+        wait_briefly()
         while begun := self._next():
             hand, run = begun
             try:

@@ -33,19 +33,10 @@ def plan_of_claim(kind: str) -> Sequence[str]:
 
 
 def _on_sqlite(want: Want) -> Sequence[str]:
-    import json
+    from jobs.sql.sqlite import DUE, SQLite, arguments
 
-    from jobs.sql.sqlite import DUE, SQLite, as_text
-
-    params: dict[str, str | int] = {
-        "queue": want.queue,
-        "kinds": json.dumps(list(want.kinds)),
-        "quick_kinds": json.dumps(list(want.quick_kinds)),
-        "count": want.count,
-        "now": as_text(SQLite().now()),
-    }
     with connection.cursor() as cursor:
-        cursor.execute(f"EXPLAIN QUERY PLAN {DUE}", params)
+        cursor.execute(f"EXPLAIN QUERY PLAN {DUE}", arguments(want, SQLite().now()))
         return _as_lines([f"{'  ' * bool(parent)}{detail}" for _, parent, _, detail in cursor.fetchall()])
 
 

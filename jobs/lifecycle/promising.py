@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import gc
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from datetime import datetime, timedelta
 from operator import itemgetter
@@ -16,6 +14,7 @@ from django.db import IntegrityError, OperationalError, transaction
 
 from jobs import limits
 from jobs.failures import AlreadySubmitted, KeyReused, UniqueKeyRepeated, UniqueKeyTaken
+from jobs.garbage import uncollected
 from jobs.kinds import Kind
 from jobs.lifecycle.transitions import PENDING, RUNNING, Told, after_moves, ring_on_commit, tell
 from jobs.models import Batch, IdempotencyKey, Job, JobUpload, Upload, new_id
@@ -115,7 +114,7 @@ def _promise_batch(submissions: Sequence[Submission], owner_id: int, callback_ur
 
 
 def _promise(submissions: Sequence[Submission], idempotency: Idempotency | None, batch_id: UUID | None) -> list[Job]:
-    with transaction.atomic(), _no_collection():
+    with transaction.atomic(), uncollected():
         now = statements().now()
         jobs, varying = _new_jobs(submissions, now, batch_id)
         statements().accept(jobs, varying)
@@ -132,18 +131,6 @@ def _promise(submissions: Sequence[Submission], idempotency: Idempotency | None,
         after_moves(jobs)
         ring_on_commit(jobs)
     return jobs
-
-
-@contextmanager
-def _no_collection() -> Iterator[None]:
-    """Put Python's collection of garbage off: a thousand new jobs set it off time after time, and none is garbage."""
-    is_on = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if is_on:
-            gc.enable()
 
 
 def _new_jobs(submissions: Sequence[Submission], now: datetime, batch_id: UUID | None) -> tuple[list[Job], set[str]]:

@@ -21,7 +21,7 @@ from django.utils import timezone
 
 from jobs import doorbell, log, wakeup
 from jobs.failures import RetryAfter
-from jobs.kinds import all_kinds
+from jobs.kinds import kind_names
 from jobs.lifecycle.transitions import (
     CANCELLED,
     COMPLETED,
@@ -128,11 +128,10 @@ def wanted(queue: str, worker: UUID, count: int, quick_kinds: Sequence[str], *, 
         begins: whether the first of the hand begins at once; else all are reserved, and jobs that have to be claimed
             alone aren't given.
     """
-    kinds = [each.name for each in all_kinds()]
     return Want(
         queue=queue,
         worker=worker,
-        kinds=kinds,
+        kinds=kind_names(),
         quick_kinds=quick_kinds,
         count=count,
         begins=begins,

@@ -18,12 +18,13 @@ from django.core.serializers.json import DjangoJSONEncoder
 from django.db import connection
 from django.db.backends.utils import CursorWrapper
 
+from jobs.kinds import kind_names
 from jobs.models import Job
 from jobs.representation import changing_state
 from jobs.sql.arrivals import columns_of, parted
 from jobs.sql.rows import COLUMNS, SELECTED
 from jobs.sql.statements import Exchanged, Renewal, Renewed, Settled, Settlement, Want
-from jobs.sql.turns import known_kinds, placed
+from jobs.sql.turns import placed
 
 
 def rfc3339(moment: str) -> str:
@@ -210,7 +211,7 @@ class PostgreSQL:
             "base": as_json(arrivals.common),
             "jobs": as_json([dict(zip(arrivals.names, row, strict=True)) for row in arrivals.rows]),
             "state": as_json({**changing_state(jobs[0]), "runAt": None}),
-            "kinds": known_kinds(),
+            "kinds": kind_names(),
         }
         executed(ACCEPT, params).close()
 
@@ -249,7 +250,7 @@ class PostgreSQL:
         ]
 
     def make_due(self, ids: Sequence[UUID], gates: Mapping[str, int]) -> None:
-        executed(MAKE_DUE, {"ids": list(ids), "gates": as_json(gates), "kinds": known_kinds()}).close()
+        executed(MAKE_DUE, {"ids": list(ids), "gates": as_json(gates), "kinds": kind_names()}).close()
 
     def lock_kind(self, kind: str) -> None:
         with connection.cursor() as cursor:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import time
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
@@ -22,12 +22,13 @@ from django.core.serializers.json import DjangoJSONEncoder
 from django.db import connection
 from django.utils import timezone
 
+from jobs.kinds import kind_names
 from jobs.models import Job
 from jobs.representation import as_time, changing_state
 from jobs.sql.arrivals import JSON_COLUMNS, Arrivals, columns_of, parted
-from jobs.sql.rows import SELECTED, jobs_of
+from jobs.sql.rows import SELECTED
 from jobs.sql.statements import Exchanged, Renewal, Renewed, Settled, Settlement, Want
-from jobs.sql.turns import firsts, known_kinds
+from jobs.sql.turns import firsts
 
 # A hand ends before the first job that has to be alone: see the same in `postgresql`. A paused queue has no name here,
 # or the whole of its line would be walked in vain.
@@ -92,17 +93,26 @@ def rfc3339(moment: str) -> str:
     return f"""(replace({moment}, ' ', 'T') || CASE length({moment}) WHEN 19 THEN '.000000Z' ELSE 'Z' END)"""
 
 
-# What `representation.changing_state` takes down, once the rows have moved.
+STATE = f"""json_object('status', j.status, 'progress', json(j.progress), 'error', json(j.error), 'attempt', j.attempt,
+    'version', j.version, 'runAt', {rfc3339("j.run_at")}, 'startedAt', {rfc3339("j.started_at")},
+    'finishedAt', {rfc3339("j.finished_at")}, 'expiresAt', {rfc3339("j.expires_at")},
+    'cancelRequestedAt', {rfc3339("j.cancel_requested_at")})"""
+"""What of a job can change, as `representation.changing_state` takes it down."""
+
+# Events are told once the rows have moved.
+TELL_OF_BEGUN = f"""
+INSERT INTO jobs_event (job_id, owner_id, team_id, kind, sequence, type, data, at)
+SELECT j.id, j.owner_id, j.team_id, j.kind, j.sequence, 'job.started', {STATE}, j.started_at
+FROM jobs_job AS j WHERE j.id = %(id)s
+"""  # noqa: S608 - our own columns
+
 TELL_OF_ENDED = f"""
 INSERT INTO jobs_event (job_id, owner_id, team_id, kind, sequence, type, data, at)
 SELECT j.id, j.owner_id, j.team_id, j.kind, j.sequence - f.back,
     CASE WHEN f.back THEN 'job.started' WHEN j.status = 'PENDING' THEN 'job.retrying'
         ELSE 'job.' || lower(j.status) END,
     CASE WHEN f.back THEN json_set(f.begun, '$.startedAt', {rfc3339("j.started_at")})
-        ELSE json_object('status', j.status, 'progress', json(j.progress), 'error', json(j.error),
-            'attempt', j.attempt, 'version', j.version, 'runAt', {rfc3339("j.run_at")},
-            'startedAt', {rfc3339("j.started_at")}, 'finishedAt', {rfc3339("j.finished_at")},
-            'expiresAt', {rfc3339("j.expires_at")}, 'cancelRequestedAt', {rfc3339("j.cancel_requested_at")}) END,
+        ELSE {STATE} END,
     CASE WHEN f.back THEN j.started_at ELSE f.ended_at END
 FROM (
     SELECT e.key AS place, e.value ->> 'id' AS id, e.value ->> 'begun' AS begun, e.value ->> 'ended_at' AS ended_at,
@@ -126,11 +136,6 @@ FROM (
 ) AS f
 WHERE j.id = f.id AND j.fence = f.fence AND j.status = 'RUNNING'
 RETURNING id, version, sequence, cancel_requested_at IS NOT NULL
-"""
-
-EVENT = """
-INSERT INTO jobs_event (job_id, owner_id, team_id, kind, sequence, type, data, at)
-VALUES (%s, %s, %s, %s, %s, %s, %s, %s)
 """
 
 TURNS = f"""
@@ -167,9 +172,8 @@ class SQLite:
         lanes: dict[Row, list[Job]] = defaultdict(list)
         for job in jobs:
             lanes[job.owner_id, job.queue, job.priority, job.kind if job.gate else ""].append(job)
-        for lane, first in first_turns(lanes):
-            for turn, job in enumerate(lanes[lane], first):
-                job.turn = turn
+        for job, turn in numbered(lanes):
+            job.turn = turn
         columns = columns_of(jobs, {*varying, "turn"}) | {"id": [job.id.hex for job in jobs]}
         # Of what can change, new jobs differ in this alone.
         state = changing_state(jobs[0])
@@ -194,42 +198,23 @@ class SQLite:
 
     def exchange(self, settlements: Written, want: Want | None) -> Exchanged:
         settled = self._settle(settlements) if settlements.rows else []
-        now = self.now()
-        claimed = self._claim(want, now) if want else []
-        if want and want.begins:
-            for job in jobs_of(claimed[:1]):
-                row = event_row(job, job.sequence, "job.started", changing_state(job), now)
-                with connection.cursor() as cursor:
-                    cursor.execute(EVENT, row)
+        claimed = self._claim(want) if want else []
         return Exchanged(settled=settled, claimed=claimed)
 
     def _settle(self, ends: Written) -> list[Settled]:
         moved = {pk: (status, sequence) for pk, status, sequence in fetched(SETTLE, {"ended": ends.text})}
-        if moved:
-            text = (
-                ends.text
-                if len(moved) == len(ends.rows)
-                else json.dumps([row for row in ends.rows if row["id"] in moved])
-            )
-            with connection.cursor() as cursor:
-                cursor.execute(TELL_OF_ENDED, {"ended": text})
+        is_whole = len(moved) == len(ends.rows)
+        text = ends.text if is_whole else json.dumps([row for row in ends.rows if row["id"] in moved])
+        execute(TELL_OF_ENDED, {"ended": text})
         return [
             Settled(id=each.id, status=its[0], sequence=its[1])
             for each in ends.settlements
             if (its := moved.get(each.id.hex))
         ]
 
-    def _claim(self, want: Want, now: datetime) -> list[Row]:
-        due = fetched(
-            DUE,
-            {
-                "queue": want.queue,
-                "kinds": json.dumps(list(want.kinds)),
-                "quick_kinds": json.dumps(list(want.quick_kinds)),
-                "count": want.count,
-                "now": as_text(now),
-            },
-        )
+    def _claim(self, want: Want) -> list[Row]:
+        now = self.now()
+        due = fetched(DUE, arguments(want, now))
         together = list(takewhile(lambda row: not row[1], due))
         hand = together or (due[:1] if want.begins else [])
         if not hand:
@@ -246,6 +231,8 @@ class SQLite:
                 "lease_until": lease_until,
             },
         )
+        if want.begins:
+            execute(TELL_OF_BEGUN, {"id": hand[0][0]})
         return sorted(claimed, key=lambda row: places[row[0]])
 
     def beat(self, renewals: Sequence[Renewal], lease_seconds: float) -> list[Renewed]:
@@ -260,29 +247,42 @@ class SQLite:
 
     def make_due(self, ids: Sequence[UUID], gates: Mapping[str, int]) -> None:
         jobs = Job.objects.filter(pk__in=ids, status="PENDING").only("id", "owner_id", "queue", "priority", "kind")
-        coming = [(job.id.hex, job.owner_id, job.queue, job.priority, job.kind, gates.get(job.kind, 0)) for job in jobs]
-        turns, now = self._turns(coming), as_text(self.now())
-        rows = [(turns[pk], gate, None if gate else now, pk) for pk, _, _, _, _, gate in coming]
+        lanes: dict[Row, list[Job]] = defaultdict(list)
+        for job in sorted(jobs, key=lambda job: job.id.hex):
+            lanes[job.owner_id, job.queue, job.priority, job.kind if gates.get(job.kind) else ""].append(job)
+        now = as_text(self.now())
+        rows = []
+        for job, turn in numbered(lanes):
+            gate = gates.get(job.kind, 0)
+            rows.append((turn, gate, None if gate else now, job.id.hex))
         with connection.cursor() as cursor:
             cursor.executemany(PUT_IN_LINE, rows)
 
     def lock_kind(self, kind: str) -> None:
         """Do nothing: a transaction that writes is the only one."""
 
-    def _turns(self, coming: Sequence[Row]) -> dict[str, int]:
-        lanes: dict[Row, list[str]] = defaultdict(list)
-        for pk, owner_id, queue, priority, kind, gate in sorted(coming, key=lambda row: str(row[0])):
-            lanes[owner_id, queue, priority, kind if gate else ""].append(pk)
-        turns: dict[str, int] = {}
-        for lane, first in first_turns(lanes):
-            turns.update(zip(lanes[lane], count(first)))
-        return turns
+
+def numbered(lanes: Mapping[Row, Sequence[Job]]) -> Iterator[tuple[Job, int]]:
+    """Give jobs their turns, by lane: of a user, a queue, a priority, and a kind where its gate is meant."""
+    values = {"lanes": json.dumps(list(lanes)), "kinds": json.dumps(kind_names())}
+    for *lane, first in fetched(TURNS, values):
+        yield from zip(lanes[tuple(lane)], count(first))
 
 
-def first_turns(lanes: Iterable[Row]) -> list[tuple[Row, int]]:
-    """Give the next number in each lane: of a user, a queue, a priority, and a kind where its gate is meant."""
-    values = {"lanes": json.dumps(list(lanes)), "kinds": json.dumps(known_kinds())}
-    return [(tuple(lane), first) for *lane, first in fetched(TURNS, values)]
+def arguments(want: Want, now: datetime) -> dict[str, Any]:
+    """Give the values of `DUE`."""
+    return {
+        "queue": want.queue,
+        "kinds": json.dumps(list(want.kinds)),
+        "quick_kinds": json.dumps(list(want.quick_kinds)),
+        "count": want.count,
+        "now": as_text(now),
+    }
+
+
+def execute(statement: str, params: dict[str, Any]) -> None:
+    with connection.cursor() as cursor:
+        cursor.execute(statement, params)
 
 
 def fetched(statement: str, params: dict[str, Any]) -> list[Any]:
@@ -294,8 +294,7 @@ def fetched(statement: str, params: dict[str, Any]) -> list[Any]:
 def insert(table: str, arrivals: Arrivals) -> None:
     """Insert rows by one statement."""
     statement = insertion(table, tuple(arrivals.common), arrivals.names)
-    with connection.cursor() as cursor:
-        cursor.execute(statement, {**arrivals.common, "rows": json.dumps(arrivals.rows, allow_nan=False)})
+    execute(statement, {**arrivals.common, "rows": json.dumps(arrivals.rows, allow_nan=False)})
 
 
 @lru_cache
@@ -307,11 +306,6 @@ def insertion(table: str, common: tuple[str, ...], varying: tuple[str, ...]) -> 
     INSERT INTO {table} ({", ".join(common + varying)})
     SELECT {", ".join(values)} FROM json_each(%(rows)s)
     """  # noqa: S608 - our own tables and columns
-
-
-def event_row(job: Job, sequence: int, kind: str, data: dict[str, Any], at: datetime) -> Row:
-    """Give the values of `EVENT`."""
-    return (job.id.hex, job.owner_id, job.team_id, job.kind, sequence, kind, as_json(data), as_text(at))
 
 
 def settlement_row(settlement: Settlement, now: datetime, since: float) -> dict[str, Any]:

@@ -7,13 +7,6 @@ numbers, and the one job of another gets the next. Jobs of kinds with a limit st
 
 from __future__ import annotations
 
-from jobs.kinds import all_kinds
-
-
-def known_kinds() -> list[str]:
-    """List the kinds whose jobs count where it is asked who is first in line: one that nobody can run stays there."""
-    return [each.name for each in all_kinds()]
-
 
 def firsts(greatest: str, is_known: str) -> str:
     """Give the CTE `firsts(owner_id, queue, priority, lane, turn)`: the next number in each of `lanes`.
@@ -22,7 +15,8 @@ def firsts(greatest: str, is_known: str) -> str:
 
     Args:
         greatest: the vendor's function for the larger of two values.
-        is_known: the vendor's test of whether `j.kind` is one of `known_kinds`.
+        is_known: the vendor's test of whether `j.kind` is declared: a job that nobody can run stays first in line, and
+            doesn't count.
     """
     in_line = """j.queue = l.queue AND j.priority = l.priority AND j.status = 'PENDING' AND j.ready_at IS NOT NULL"""
     at_gate = "j.kind = l.lane AND j.gate > 0 AND j.gate = 2 AND j.priority = l.priority"

@@ -7,16 +7,15 @@ artifacts and batches, a page each, for those that nobody needs any more.
 
 from __future__ import annotations
 
-import gc
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 from uuid import UUID
 
 from django.db import transaction
 
 from jobs import retention
+from jobs.garbage import uncollected
 from jobs.retention import Looked
 from jobs.sql import statements
 
@@ -45,7 +44,7 @@ def remove_expired() -> int:
     ids = retention.expired(statements().now(), LARGEST_ROUND)
     removed, size = 0, SMALLEST_BATCH
     while ids and time.monotonic() < until:
-        with _no_collection(), transaction.atomic():  # on SQLite it waits for its turn here; that isn't counted
+        with uncollected(), transaction.atomic():  # on SQLite it waits for its turn here; that isn't counted
             begun = time.monotonic()
             removed += retention.remove(ids[:size])
         del ids[:size]
@@ -57,16 +56,6 @@ def next_size(size: int, seconds: float, aim: float) -> int:
     """Say how many jobs to remove next, if `size` of them took so long and it should take `aim` seconds."""
     fitting = round(size * aim / seconds) if seconds else LARGEST_BATCH
     return max(SMALLEST_BATCH, min(LARGEST_BATCH, 2 * size, fitting))
-
-
-@contextmanager
-def _no_collection() -> Iterator[None]:
-    """Put Python's collection of garbage off: in a process as large as this it takes a tenth of a second at times."""
-    gc.disable()
-    try:
-        yield
-    finally:
-        gc.enable()
 
 
 class Look:
