@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from datetime import datetime, timedelta
+from itertools import chain
 from operator import itemgetter
 from typing import Any
 from uuid import UUID
@@ -16,7 +17,7 @@ from jobs import limits
 from jobs.failures import AlreadySubmitted, KeyReused, UniqueKeyRepeated, UniqueKeyTaken
 from jobs.garbage import uncollected
 from jobs.kinds import Kind
-from jobs.lifecycle.transitions import PENDING, RUNNING, Told, after_moves, ring_on_commit, tell
+from jobs.lifecycle.transitions import PENDING, RUNNING, ring_on_commit, tell_of_new
 from jobs.models import Batch, IdempotencyKey, Job, JobUpload, Upload, new_id
 from jobs.sql import statements
 from jobs.sql.rows import job_of
@@ -116,36 +117,41 @@ def _promise_batch(submissions: Sequence[Submission], owner_id: int, callback_ur
 def _promise(submissions: Sequence[Submission], idempotency: Idempotency | None, batch_id: UUID | None) -> list[Job]:
     with transaction.atomic(), uncollected():
         now = statements().now()
-        jobs, varying = _new_jobs(submissions, now, batch_id)
-        statements().accept(jobs, varying)
+        alike, varying = _new_jobs(submissions, now, batch_id)
+        statements().accept(alike, varying)
+        jobs = list(chain.from_iterable(alike))
         uploads = [
             JobUpload(job=job, upload=upload, param=param)
             for job, each in zip(jobs, submissions, strict=True)
+            if each.uploads
             for param, upload in each.uploads.items()
         ]
         if uploads:
             JobUpload.objects.bulk_create(uploads)
         if idempotency:
             _remember(idempotency, jobs[0], now)
-        tell([Told(job=job, first=1) for job in jobs])
-        after_moves(jobs)
+        tell_of_new(alike)
+        limits.let_in(some[0] for some in alike)
         ring_on_commit(jobs)
     return jobs
 
 
-def _new_jobs(submissions: Sequence[Submission], now: datetime, batch_id: UUID | None) -> tuple[list[Job], set[str]]:
-    """Make the jobs; of submissions that are alike but for their `OWN`, the rest is worked out once.
+def _new_jobs(
+    submissions: Sequence[Submission], now: datetime, batch_id: UUID | None
+) -> tuple[list[list[Job]], set[str]]:
+    """Make the jobs; of submissions in a row that are alike but for their `OWN`, the rest is worked out once.
 
     Returns:
-        The jobs, and the columns in which they may differ.
+        The jobs in their order, those that are alike together, and the columns in which they may differ.
     """
-    jobs: list[Job] = []
+    alike: list[list[Job]] = []
     known: tuple[Any, ...] | None = None
     sorts: list[dict[str, Any]] = []
     for each in submissions:
         if (rest := _rest_of(vars(each))) != known:
             known = rest
             sorts.append(_values_of(each, now, batch_id))
+            alike.append([])
         values = {
             **sorts[-1],
             "id": new_id(),
@@ -154,9 +160,9 @@ def _new_jobs(submissions: Sequence[Submission], now: datetime, batch_id: UUID |
             "tags": list(each.tags),
             "metadata": dict(each.metadata),
         }
-        jobs.append(job_of(values))
+        alike[-1].append(job_of(values))
     first = sorts[0]
-    return jobs, {"id", *OWN}.union(*({name for name in first if each[name] != first[name]} for each in sorts[1:]))
+    return alike, {"id", *OWN}.union(*({name for name in first if each[name] != first[name]} for each in sorts[1:]))
 
 
 def _values_of(submission: Submission, now: datetime, batch_id: UUID | None) -> dict[str, Any]:

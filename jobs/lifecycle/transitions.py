@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -124,18 +124,37 @@ def tell(told: Sequence[Told]) -> None:
     """Have subscribers add what is theirs to events that are written, and tell watchers once it is committed."""
     if not told:
         return
-    owners = {each.job.owner_id for each in told}
-    hearing = {owner for each in subscribers() for owner in each.hearing(owners)}
-    heard = [each for each in told if each.job.callback_url or each.job.owner_id in hearing]
-    if heard:
-        ranges = Q()
-        for each in heard:
-            ranges |= Q(job=each.job.pk, sequence__gte=each.first)
-        jobs = {each.job.pk: each.job for each in heard}
-        events = [(event, jobs[event.job_id]) for event in Event.objects.filter(ranges).order_by("id") if event.job_id]
-        for subscriber in subscribers():
-            subscriber.on_events(events)
+    hearing = _hearing({each.job.owner_id for each in told})
+    _tell_subscribers([each for each in told if each.job.callback_url or each.job.owner_id in hearing])
     transaction.on_commit(wakeup.tell_news)
+
+
+def tell_of_new(alike: Sequence[Sequence[Job]]) -> None:
+    """Do the same for jobs that were just accepted.
+
+    Args:
+        alike: the jobs, those with the same owner and the same `callback_url` together.
+    """
+    hearing = _hearing({some[0].owner_id for some in alike})
+    heard = [some for some in alike if some[0].callback_url or some[0].owner_id in hearing]
+    _tell_subscribers([Told(job=job, first=1) for some in heard for job in some])
+    transaction.on_commit(wakeup.tell_news)
+
+
+def _hearing(owner_ids: Collection[int]) -> set[int]:
+    return {owner_id for each in subscribers() for owner_id in each.hearing(owner_ids)}
+
+
+def _tell_subscribers(heard: Sequence[Told]) -> None:
+    if not heard:
+        return
+    ranges = Q()
+    for each in heard:
+        ranges |= Q(job=each.job.pk, sequence__gte=each.first)
+    jobs = {each.job.pk: each.job for each in heard}
+    events = [(event, jobs[event.job_id]) for event in Event.objects.filter(ranges).order_by("id") if event.job_id]
+    for subscriber in subscribers():
+        subscriber.on_events(events)
 
 
 def after_moves(jobs: Iterable[Job]) -> None:

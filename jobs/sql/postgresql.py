@@ -10,6 +10,7 @@ import json
 import time
 from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
+from itertools import chain
 from typing import Any, Self
 from uuid import UUID
 
@@ -205,7 +206,8 @@ class PostgreSQL:
             moment: datetime = cursor.fetchone()[0]
             return moment
 
-    def accept(self, jobs: Sequence[Job], varying: Collection[str]) -> None:
+    def accept(self, alike: Sequence[Sequence[Job]], varying: Collection[str]) -> None:
+        jobs = list(chain.from_iterable(alike))
         arrivals = parted(columns_of(jobs, varying), exact)
         params = {
             "base": as_json(arrivals.common),

@@ -14,7 +14,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
-from itertools import count, takewhile
+from itertools import chain, count, takewhile
 from typing import Any
 from uuid import UUID
 
@@ -168,10 +168,12 @@ class SQLite:
     def now(self) -> datetime:
         return timezone.now()
 
-    def accept(self, jobs: Sequence[Job], varying: Collection[str]) -> None:
+    def accept(self, alike: Sequence[Sequence[Job]], varying: Collection[str]) -> None:
         lanes: dict[Row, list[Job]] = defaultdict(list)
-        for job in jobs:
-            lanes[job.owner_id, job.queue, job.priority, job.kind if job.gate else ""].append(job)
+        for some in alike:
+            job = some[0]
+            lanes[job.owner_id, job.queue, job.priority, job.kind if job.gate else ""] += some
+        jobs = list(chain.from_iterable(alike))
         for job, turn in numbered(lanes):
             job.turn = turn
         columns = columns_of(jobs, {*varying, "turn"}) | {"id": [job.id.hex for job in jobs]}

@@ -109,12 +109,12 @@ class Statements(Protocol):
     def now(self) -> datetime:
         """Read the database's clock."""
 
-    def accept(self, jobs: Sequence[Job], varying: Collection[str]) -> None:
+    def accept(self, alike: Sequence[Sequence[Job]], varying: Collection[str]) -> None:
         """Insert jobs that are complete but for their `turn`, and their first events.
 
         Args:
-            jobs: one at least.
-            varying: the columns in which they may differ.
+            alike: one at least; those together differ in nothing that says where they stand in line.
+            varying: the columns in which any of them may differ.
         """
 
     def written(self, settlements: Sequence[Settlement]) -> Any:
