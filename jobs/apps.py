@@ -17,9 +17,9 @@ class JobsConfig(AppConfig):
 
     def _register_duties(self) -> None:
         from jobs import sweeper
-        from jobs.sweeper import batches, expire, gates, promote, purge, rescue, retention, ring
+        from jobs.sweeper import batches, expire, gates, promote, purge, rescue, retention, ring, strays
 
-        for duty in (promote, rescue, expire, gates, batches, ring, retention, purge):
+        for duty in (promote, rescue, expire, gates, batches, ring, retention, purge, strays):
             sweeper.register(
                 sweeper.Duty(
                     name=duty.__name__.rpartition(".")[2],
