@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
+from uuid import UUID
 
 from django.contrib.auth import HASH_SESSION_KEY, get_user_model
 from django.contrib.sessions.models import Session
@@ -28,7 +29,9 @@ class Viewer:
     token: str | None = None
     """The digest of the token that they came with; None where it was a session."""
     session: str | None = None
-    """The key of the session that they came with; None where it was a token."""
+    """The key of the session that they came with, or in which their watch token was made."""
+    job_id: UUID | None = None
+    """The one job that their watch token is bound to; None where they see all that they may."""
 
     def may_see(self, owner_id: int, team_id: int | None, *, scope_all: bool = True) -> bool:
         """Tell whether a job of this owner and team is theirs to see.
@@ -58,7 +61,8 @@ def viewer_of(user: User, auth: Any = None, session: str | None = None) -> Viewe
         team_ids=frozenset(user.groups.values_list("pk", flat=True)),
         is_staff=user.is_staff,
         token=auth.pk if isinstance(auth, Token) else None,
-        session=None if isinstance(auth, Token) else session,
+        session=auth.session_id if isinstance(auth, Token) else session,
+        job_id=auth.job_id if isinstance(auth, Token) else None,
     )
 
 
@@ -99,5 +103,8 @@ def session_stamps(keys: set[str]) -> dict[str, str]:
 
 
 def is_token_alive(token: Token, now: datetime) -> bool:
-    """Tell whether a token and its user may still be used."""
-    return token.user.is_active and (token.expiry is None or token.expiry > now)
+    """Tell whether a token, its user, and the session that it was made in may still be used."""
+    if not token.user.is_active or (token.expiry is not None and token.expiry <= now):
+        return False
+    session: str | None = token.session_id
+    return session is None or session_stamps({session}).get(session) == token.user.get_session_auth_hash()

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, cast
 
+from django.views.decorators.debug import sensitive_variables
 from drf_spectacular.extensions import OpenApiAuthenticationExtension
 from rest_framework import authentication, exceptions
 from rest_framework.request import Request
 
+from jobs.api.url_tokens import token_of_url
 from jobs.credentials import find_token
 from jobs.models import Token
 
@@ -23,6 +25,7 @@ def user_of(request: Request) -> User:
 class BearerAuthentication(authentication.BaseAuthentication):
     """`Authorization: Bearer <token>` (RFC 6750 §2.1)."""
 
+    @sensitive_variables("text", "token")
     def authenticate(self, request: Request) -> tuple[User, Token] | None:
         """Find the token's user.
 
@@ -41,6 +44,31 @@ class BearerAuthentication(authentication.BaseAuthentication):
         return "Bearer"
 
 
+class UrlTokenAuthentication(authentication.BaseAuthentication):
+    """`?token=`, for watch tokens alone: native `EventSource` and `WebSocket` send no headers.
+
+    Any other token is refused there, because URLs end in the logs of proxies and in histories.
+    """
+
+    @sensitive_variables("text", "token")
+    def authenticate(self, request: Request) -> tuple[User, Token] | None:
+        """Find the token's user.
+
+        Raises:
+            AuthenticationFailed: the token isn't good, or is no watch token.
+        """
+        text = token_of_url(request._request)
+        if text is None:
+            return None
+        token = find_token(text)
+        if token is None or not token.is_watch_token:
+            raise exceptions.AuthenticationFailed("This is no watch token, or it has expired.")
+        return token.user, token
+
+    def authenticate_header(self, request: Request) -> str:
+        return "Bearer"
+
+
 class SessionAuthentication(authentication.SessionAuthentication):
     """The session cookie of Kabar's own pages; what changes something needs Django's CSRF token too."""
 
@@ -49,10 +77,21 @@ class BearerScheme(OpenApiAuthenticationExtension):  # type: ignore[no-untyped-c
     """How the OpenAPI document names the bearer token."""
 
     target_class = "jobs.api.authentication.BearerAuthentication"
+    match_subclasses = True
     name = "bearer"
 
     def get_security_definition(self, auto_schema: object) -> dict[str, str]:
         return {"type": "http", "scheme": "bearer"}
+
+
+class UrlTokenScheme(OpenApiAuthenticationExtension):  # type: ignore[no-untyped-call]  # untyped in drf-spectacular
+    """How the OpenAPI document names the watch token in the URL."""
+
+    target_class = "jobs.api.authentication.UrlTokenAuthentication"
+    name = "watchToken"
+
+    def get_security_definition(self, auto_schema: object) -> dict[str, str]:
+        return {"type": "apiKey", "in": "query", "name": "token"}
 
 
 class SessionScheme(OpenApiAuthenticationExtension):  # type: ignore[no-untyped-call]  # untyped in drf-spectacular

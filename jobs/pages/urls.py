@@ -5,6 +5,7 @@ from django.urls import path
 
 from jobs.pages import job_views, list_views, start_views
 from jobs.pages.preferences import preferences
+from jobs.pages.signing_in import limited
 
 urlpatterns = [
     path("", list_views.jobs, name="jobs"),
@@ -18,7 +19,7 @@ urlpatterns = [
     path("preferences", preferences, name="preferences"),
     path(
         "sign-in",
-        LoginView.as_view(template_name="signin.html", redirect_authenticated_user=True),
+        limited(LoginView.as_view(template_name="signin.html", redirect_authenticated_user=True)),
         name="signin",
     ),
     path("sign-out", LogoutView.as_view(), name="signout"),
