@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 from billiard import current_process
 from celery import current_app, shared_task, signals
 
 from jobs import doorbell, process, runner
+from jobs.builtin import HAS_FFMPEG
+
+logger = logging.getLogger(__name__)
 
 
 @shared_task(name=doorbell.WORK)
@@ -33,6 +37,13 @@ def end_in_child(**_: Any) -> None:
 def stop_claiming(**_: Any) -> None:
     """Let running jobs end for a while, and have those put back that don't."""
     process.tell_to_stop()
+
+
+@signals.worker_ready.connect
+def tell_what_is_missing(**_: Any) -> None:
+    """Say once at the start which kind isn't offered, and what would bring it."""
+    if not HAS_FFMPEG and "default" in current_app.amqp.queues.consume_from:
+        logger.info("video.transcode isn't offered; the extra `video` (pip install 'kabar[video]') brings its ffmpeg")
 
 
 @signals.worker_ready.connect

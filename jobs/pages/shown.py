@@ -15,6 +15,7 @@ from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
 
 from jobs import artifact_urls
+from jobs.api.artifacts import SHOWN_IN_PLACE
 from jobs.estimates import UNKNOWN, Estimates
 from jobs.failures import UnknownKind
 from jobs.kinds import get_kind
@@ -34,6 +35,7 @@ STATE_WORDS = {
 }
 LONGEST_SUBTITLE = 120
 MOST_FIGURES = 3
+PLAYED = ("video/mp4", "video/webm")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +47,20 @@ class ShownFile:
     url: str
     """Signed, without a host: the frame and the links must be of the page's own origin."""
     is_main: bool
+    content_type: str
+
+    @property
+    def look(self) -> str:
+        """How a page shows it: `video` and `image` play and are drawn, `page` stands in a sandboxed frame, else empty.
+
+        A player and a picture run nothing of the file's, whatever is in it; a frame would, but for its sandbox.
+        """
+        plain = self.content_type.partition(";")[0]
+        if plain in PLAYED:
+            return "video"
+        if plain in SHOWN_IN_PLACE:
+            return "image" if plain.startswith("image/") else "page"
+        return ""
 
     @property
     def download_url(self) -> str:
@@ -196,11 +212,20 @@ class ShownJob:
     def main_file(self) -> ShownFile | None:
         return self.files[0] if self.files else None
 
+    @property
+    def poster(self) -> ShownFile | None:
+        """The picture that stands for a video until it plays."""
+        return next((each for each in self.files if each.look == "image"), None)
+
 
 def _shown_file(artifact: Artifact, *, is_main: bool) -> ShownFile:
     parts = urlsplit(artifact_urls.signed_url(artifact))
     return ShownFile(
-        name=artifact.name, size=say_size(artifact.size), url=f"{parts.path}?{parts.query}", is_main=is_main
+        name=artifact.name,
+        size=say_size(artifact.size),
+        url=f"{parts.path}?{parts.query}",
+        is_main=is_main,
+        content_type=artifact.content_type,
     )
 
 

@@ -201,7 +201,7 @@ def _param(
     choices: Sequence[Choice] = ()
     if isinstance(of, serializers.ChoiceField):
         choices = [Choice(value=str(value), label=str(label)) for value, label in of.choices.items()]
-        if not is_required:
+        if not is_required and "default" not in schema:
             choices = [Choice(value="", label=_("Find out") if of.allow_null else _("As it comes")), *choices]
     default = schema.get("default")
     standing = "" if default is None else default if isinstance(default, str) else json.dumps(default)

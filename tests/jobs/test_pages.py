@@ -535,6 +535,44 @@ def test_a_completed_job_shows_its_report_apart_and_first(user: User, browser: C
     assert page.all("dialog", id="delete")
 
 
+def test_a_video_is_played_in_place_behind_its_poster(user: User, browser: Client) -> None:
+    job = claimed_job(user)
+    for name, content_type in (("video.mp4", "video/mp4"), ("poster.jpg", "image/jpeg")):
+        artifact = Artifact(job=job, fence=job.fence, attempt=1, name=name, content_type=content_type, size=2)
+        artifact.is_main, artifact.created_at = name == "video.mp4", timezone.now()
+        artifact.file.save(name, ContentFile(b"hi"))
+    lifecycle.finish([Outcome(job=job, result={"width": 1920})])
+    response = browser.get(reverse("job", args=[job.pk]))
+    assert "media-src 'self'" in response["Content-Security-Policy"]
+    page = Page(response)
+    (video,) = page.all("video")
+    assert "/video.mp4?" in str(video["src"])
+    assert "/poster.jpg?" in str(video["poster"])
+    assert str(video["src"]).startswith("/")
+    assert not page.all("iframe")
+    for name in ("video.mp4", "poster.jpg"):
+        assert page.all("a", aria_label=f"Download {name}")
+
+
+def test_a_file_that_no_page_can_show_is_offered_and_not_framed(user: User, browser: Client) -> None:
+    job = claimed_job(user)
+    artifact = Artifact(job=job, fence=job.fence, attempt=1, name="a.zip", content_type="application/zip", size=2)
+    artifact.is_main, artifact.created_at = True, timezone.now()
+    artifact.file.save("a.zip", ContentFile(b"hi"))
+    lifecycle.finish([Outcome(job=job, result=None)])
+    page = Page(browser.get(reverse("job", args=[job.pk])))
+    assert page.all("a", aria_label="Download a.zip")
+    assert not page.all("iframe")
+
+
+def test_a_choice_that_has_a_default_has_no_empty_one(browser: Client) -> None:
+    page = Page(browser.get("/start", {"kind": "video.transcode"}))
+    assert page.all("select", name="params.resolution")
+    (standing,) = page.all("option", value="1080")
+    assert "selected" in standing
+    assert not page.all("option", value="")
+
+
 def test_a_failed_job_says_why_and_what_to_do(user: User, browser: Client) -> None:
     job = failed_job(user)
     page = Page(browser.get(reverse("job", args=[job.pk])))
@@ -574,7 +612,7 @@ class Desk:
         open_one = {"sequence": 1, "door": "webhook", "to": "other.example", "state": "retrying", "detail": ""}
         return [told, open_one] if self.is_open else [told]
 
-    def has_open_work(self, job_id: UUID) -> bool:
+    def has_open_work(self, subject_id: UUID) -> bool:
         return self.is_open
 
     def on_purge(self, job_ids: Any) -> None: ...
@@ -583,6 +621,8 @@ class Desk:
         return set()
 
     def on_events(self, events: Any) -> None: ...
+
+    def on_batches(self, events: Any) -> None: ...
 
 
 def test_the_panel_shows_what_webhooks_heard(user: User, browser: Client, monkeypatch: pytest.MonkeyPatch) -> None:
