@@ -12,7 +12,7 @@ from typing import Any
 from rest_framework import serializers
 
 from jobs.context import Context
-from jobs.kinds import kind
+from jobs.kinds import UploadField, kind
 from jobs.models import Job, Status
 from jobs.process import this_process
 
@@ -48,6 +48,17 @@ def sleep_100ms(context: Context, params: dict[str, Any]) -> None:
 def probe(context: Context, params: dict[str, Any]) -> float:
     """Tell when the handler began, in seconds since 1970."""
     return time.time()
+
+
+class UploadParams(serializers.Serializer[Any]):
+    """A file."""
+
+    file = UploadField()
+
+
+@kind("bench.upload", params=UploadParams)
+def upload(context: Context, params: dict[str, Any]) -> None:
+    """Do nothing with a file."""
 
 
 class UnevenParams(serializers.Serializer[Any]):

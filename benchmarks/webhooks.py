@@ -119,7 +119,7 @@ class Sendings:
         now, kind = timezone.now(), get_kind("bench.noop")
         job = Job(id=new_id(), kind=kind.name, max_attempts=3, created_at=now, run_at=now, metadata={"padding": ""})
         event = Event(job=job, kind=kind.name, sequence=1, type=EventType.ACCEPTED, data=changing_state(job), at=now)
-        return max(0, BODY_BYTES - len(body_of(event, job)))
+        return max(0, BODY_BYTES - len(body_of(event)))
 
     def _check_rows(self, ids: list[UUID]) -> None:
         from notifications.models import Delivery, DeliveryAttempt, DeliveryStatus

@@ -84,7 +84,7 @@ ended AS (
 # lost before its word of it), or left in a hand by a worker that was lost. Reserving changes no column of any index.
 CLAIMED = """
 due AS MATERIALIZED (
-    SELECT id, priority, turn,
+    SELECT id, priority, turn, ready_at,
         kind <> ALL(%(quick_kinds)s) OR alone OR crashes > 0 OR max_attempts = 1 OR worker IS NOT NULL AS is_alone
     FROM jobs_job
     WHERE queue = %(queue)s AND status = 'PENDING' AND ready_at IS NOT NULL AND kind = ANY(%(kinds)s)
@@ -94,9 +94,9 @@ due AS MATERIALIZED (
         AND NOT EXISTS (SELECT 1 FROM jobs_pausedqueue WHERE name = %(queue)s)
     ORDER BY priority DESC, turn, id LIMIT %(count)s FOR UPDATE SKIP LOCKED
 ), placed AS (
-    SELECT id, is_alone, row_number() OVER (ORDER BY priority DESC, turn, id) AS place FROM due
+    SELECT id, ready_at, is_alone, row_number() OVER (ORDER BY priority DESC, turn, id) AS place FROM due
 ), next AS MATERIALIZED (
-    SELECT id, place::int, (place = 1 AND %(begins)s)::int AS begins,
+    SELECT id, ready_at AS since, place::int, (place = 1 AND %(begins)s)::int AS begins,
         %(begins)s AND (is_alone OR count(*) OVER () = 1) AS is_alone
     FROM placed
     WHERE (place = 1 AND %(begins)s)
@@ -111,7 +111,8 @@ due AS MATERIALIZED (
         fence = j.fence + 1, worker = %(worker)s, alone = is_alone,
         lease_until = clock_timestamp() + %(lease_seconds)s * interval '1 second'
     FROM next WHERE j.id = ANY(ARRAY(SELECT id FROM next)) AND j.id = next.id
-    RETURNING j.*, next.place, (SELECT count(*) FROM due) > (SELECT count(*) FROM next) AS is_more_held
+    RETURNING j.*, next.place, EXTRACT(epoch FROM clock_timestamp() - next.since)::float AS waited,
+        (SELECT count(*) FROM due) > (SELECT count(*) FROM next) AS is_more_held
 )"""
 
 EVENTS_OF_ENDED = f"""
@@ -144,11 +145,11 @@ SELECT_SETTLED = "SELECT jsonb_agg(jsonb_build_array(id, status, sequence) ORDER
 SETTLE = f"WITH {ENDED}, {written(EVENTS_OF_ENDED)} {SELECT_SETTLED}"
 CLAIM = f"""
 WITH {CLAIMED}, {written(EVENTS_OF_CLAIMED)}
-SELECT {SELECTED}, is_more_held FROM claimed ORDER BY place
+SELECT {SELECTED}, waited, is_more_held FROM claimed ORDER BY place
 """  # noqa: S608 - our own columns
 EXCHANGE = f"""
 WITH {ENDED}, {CLAIMED}, {written(EVENTS_OF_ENDED, EVENTS_OF_CLAIMED)}
-SELECT {SELECTED}, is_more_held, place, CASE WHEN place > 1 THEN NULL ELSE settled END
+SELECT {SELECTED}, waited, is_more_held, place, CASE WHEN place > 1 THEN NULL ELSE settled END
 FROM ({SELECT_SETTLED}) AS s LEFT JOIN claimed ON true ORDER BY place
 """  # noqa: S608 - our own columns
 
@@ -229,7 +230,7 @@ class PostgreSQL:
                 return Exchanged()
             case [], Want():
                 rows = fetched(CLAIM, arguments(want))
-                return Exchanged(claimed=rows, is_more_held=bool(rows and rows[0][-1]))
+                return Exchanged(claimed=rows, waits=waits_of(rows), is_more_held=bool(rows and rows[0][-1]))
             case _, None:
                 ((settled,),) = fetched(SETTLE, ended)
                 return Exchanged(settled=settled_of(settled))
@@ -237,7 +238,12 @@ class PostgreSQL:
                 rows = fetched(EXCHANGE, {**ended, **arguments(want)})
                 claimed = rows if rows[0][-2] else []  # one row without a job tells of the ends alone
                 *_, is_more_held, _, settled = rows[0]
-                return Exchanged(settled=settled_of(settled), claimed=claimed, is_more_held=bool(is_more_held))
+                return Exchanged(
+                    settled=settled_of(settled),
+                    claimed=claimed,
+                    waits=waits_of(claimed),
+                    is_more_held=bool(is_more_held),
+                )
         raise AssertionError  # pragma: no cover - the cases are all there are
 
     def beat(self, renewals: Sequence[Renewal], lease_seconds: float) -> list[Renewed]:
@@ -314,6 +320,11 @@ def arguments(want: Want) -> dict[str, Any]:
 def settled_of(rows: str | None) -> list[Settled]:
     """Read what `SELECT_SETTLED` gave; Django has psycopg return JSON as text."""
     return [Settled(id=UUID(pk), status=status, sequence=sequence) for pk, status, sequence in json.loads(rows or "[]")]
+
+
+def waits_of(claimed: Sequence[Sequence[Any]]) -> list[float]:
+    """Read how long each had been in line: what stands behind the job's own columns."""
+    return [row[len(COLUMNS)] for row in claimed]
 
 
 def exact(value: Any) -> Any:

@@ -58,11 +58,11 @@ def _converters(_vendor: str) -> list[tuple[str, Col, Converter]]:
     database = connections[DEFAULT_DB_ALIAS]
     found: list[tuple[str, Col, Converter]] = []
     for field in Job._meta.concrete_fields:
-        column = Col(Job._meta.db_table, field)
+        column = field.get_col(Job._meta.db_table)  # a foreign key's is of the type of what it names
         if isinstance(field, JSONField):
             found.append((field.attname, column, _read_json))
             continue
-        for convert in [*database.ops.get_db_converters(column), *field.get_db_converters(database)]:
+        for convert in [*database.ops.get_db_converters(column), *column.get_db_converters(database)]:
             found.append((field.attname, column, convert))
     return found
 

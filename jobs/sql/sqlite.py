@@ -34,7 +34,7 @@ from jobs.sql.turns import firsts
 # or the whole of its line would be walked in vain.
 DUE = """
 SELECT id, kind NOT IN (SELECT value FROM json_each(%(quick_kinds)s)) OR alone OR crashes > 0 OR max_attempts = 1
-    OR worker IS NOT NULL
+    OR worker IS NOT NULL, (julianday(%(now)s) - julianday(ready_at)) * 86400
 FROM jobs_job
 WHERE queue = (SELECT %(queue)s WHERE NOT EXISTS (SELECT 1 FROM jobs_pausedqueue WHERE name = %(queue)s))
     AND status = 'PENDING' AND ready_at IS NOT NULL
@@ -200,8 +200,8 @@ class SQLite:
 
     def exchange(self, settlements: Written, want: Want | None) -> Exchanged:
         settled = self._settle(settlements) if settlements.rows else []
-        claimed = self._claim(want) if want else []
-        return Exchanged(settled=settled, claimed=claimed)
+        claimed, waits = self._claim(want) if want else ([], [])
+        return Exchanged(settled=settled, claimed=claimed, waits=waits)
 
     def _settle(self, ends: Written) -> list[Settled]:
         moved = {pk: (status, sequence) for pk, status, sequence in fetched(SETTLE, {"ended": ends.text})}
@@ -214,14 +214,14 @@ class SQLite:
             if (its := moved.get(each.id.hex))
         ]
 
-    def _claim(self, want: Want) -> list[Row]:
+    def _claim(self, want: Want) -> tuple[list[Row], list[float]]:
         now = self.now()
         due = fetched(DUE, arguments(want, now))
         together = list(takewhile(lambda row: not row[1], due))
         hand = together or (due[:1] if want.begins else [])
         if not hand:
-            return []
-        places = {pk: place for place, (pk, _) in enumerate(hand, start=0 if want.begins else 1)}
+            return [], []
+        places = {pk: place for place, (pk, *_) in enumerate(hand, start=0 if want.begins else 1)}
         lease_until = as_text(now + timedelta(seconds=want.lease_seconds))
         claimed = fetched(
             CLAIM,
@@ -235,7 +235,7 @@ class SQLite:
         )
         if want.begins:
             execute(TELL_OF_BEGUN, {"id": hand[0][0]})
-        return sorted(claimed, key=lambda row: places[row[0]])
+        return sorted(claimed, key=lambda row: places[row[0]]), [seconds for *_, seconds in hand]
 
     def beat(self, renewals: Sequence[Renewal], lease_seconds: float) -> list[Renewed]:
         rows = as_json(

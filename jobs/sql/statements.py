@@ -77,6 +77,8 @@ class Exchanged:
     claimed: Sequence[Sequence[Any]] = ()
     """Rows of the next hand, for `rows.jobs_of`, most urgent first: the first runs, if it was to begin; the others are
     reserved."""
+    waits: Sequence[float] = ()
+    """How many seconds each had been in line."""
     is_more_held: bool = False
     """Whether other due jobs were locked meanwhile, so that another worker may have found none."""
 
