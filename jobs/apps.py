@@ -14,12 +14,26 @@ class JobsConfig(AppConfig):
         import_module("jobs.builtin")
         autodiscover_modules("kinds")
         self._register_duties()
+        gauges = import_module("jobs.metrics.gauges")
+        gauges.register(gauges.of_jobs)
 
     def _register_duties(self) -> None:
         from jobs import sweeper
-        from jobs.sweeper import batches, expire, gates, promote, purge, rescue, retention, ring, strays
+        from jobs.sweeper import (
+            batches,
+            expire,
+            gates,
+            presence,
+            promote,
+            purge,
+            rescue,
+            retention,
+            ring,
+            spool,
+            strays,
+        )
 
-        for duty in (promote, rescue, expire, gates, batches, ring, retention, purge, strays):
+        for duty in (presence, spool, promote, rescue, expire, gates, batches, ring, retention, purge, strays):
             sweeper.register(
                 sweeper.Duty(
                     name=duty.__name__.rpartition(".")[2],

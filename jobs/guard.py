@@ -16,13 +16,13 @@ from functools import cache
 
 from django.db import DatabaseError, InterfaceError, close_old_connections, connection
 
-from jobs import doorbell, lifecycle, wakeup
+from jobs import doorbell, lifecycle, metrics, spool, wakeup
 from jobs.attempt import timed_out
 from jobs.context import Notes
 from jobs.failures import JobCancelled, JobTimedOut, LeaseLost
 from jobs.hand import BEAT_SECONDS, Hand, Run, wait_briefly
 from jobs.lifecycle import LEASE_SECONDS, Held, Outcome
-from jobs.process import Process, is_stopping, this_process
+from jobs.process import SEEN_SECONDS, Process, is_stopping, this_process
 from jobs.representation import as_json, progress_as_dict
 
 logger = logging.getLogger(__name__)
@@ -37,7 +37,6 @@ FORCE_SECONDS = 10.0
 """From telling a handler to stop to ending it by force."""
 RELEASE_SECONDS = 10.0
 """How long a running job may go on once its worker has to stop; then it is put back for another one."""
-SEEN_SECONDS = 10.0
 
 Attended = tuple[Hand, Run]
 
@@ -219,7 +218,7 @@ class Guard(threading.Thread):
             self._tell_to_stop(run, JobTimedOut("The attempt's time is over."), now)
         try:
             if run.force_at and now >= run.force_at:
-                self._force(hand, run)
+                self._force(hand, run, now)
             elif is_stopping():
                 run.release_at = run.release_at or now + RELEASE_SECONDS
                 if now >= run.release_at:
@@ -227,9 +226,10 @@ class Guard(threading.Thread):
         except Exception:
             logger.exception("%s %s: the guard stumbled", run.job.kind, run.job.id)
 
-    def _force(self, hand: Hand, run: Run) -> None:
+    def _force(self, hand: Hand, run: Run, now: float) -> None:
         """End a job whose handler does not stop: its row ends, and its process with it where only that one is in it."""
         logger.error("%s %s: the handler does not stop", run.job.kind, run.job.id)
+        metrics.note_handler(run.job.kind, now - run.began_at)
         hand.run = None
         try:
             match run.context.stopped_by:
@@ -264,6 +264,7 @@ class Guard(threading.Thread):
         self._next_seen = time.monotonic() + SEEN_SECONDS
         try:
             self._process.tell_seen()
+            spool.write_down()
         except (DatabaseError, InterfaceError):
             connection.close()
 

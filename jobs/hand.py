@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 
 from django.db import DEFAULT_DB_ALIAS, DatabaseError, DataError, InterfaceError, connection, connections
 
-from jobs import lifecycle, log_context, wakeup
+from jobs import lifecycle, log_context, metrics, spool, wakeup
 from jobs.attempt import attempt
 from jobs.context import Context, Notes
 from jobs.lifecycle import LEASE_SECONDS, Beat, Outcome, Traded
@@ -109,6 +109,8 @@ class Hand:
         self._is_followed = False
         self._may_claim = False
         self._ended: list[Outcome] = []
+        self._kept: list[Outcome] = []
+        """Those of them that are on the disk too, because the database was away."""
         self._lost_company: Run | None = None
         """What ran when the others were given back, until that is noted in its row."""
         self._size = 1
@@ -146,6 +148,7 @@ class Hand:
             if run.context.latest_progress is not None:
                 wakeup.forget_progress(str(job.id))
             if outcome is None:
+                metrics.count_lost_lease(job.kind)
                 logger.warning("%s %s: the lease was lost, its result is dropped", job.kind, job.id)
             else:
                 self._note_end(run, outcome)
@@ -274,7 +277,19 @@ class Hand:
         except DataError:
             for each in outcomes:
                 self._write_doubtful(each)
+        except (DatabaseError, InterfaceError):
+            self._keep_on_disk(outcomes)
+            raise
         self._ended = []
+        spool.forget(self._kept)
+        self._kept = []
+
+    def _keep_on_disk(self, outcomes: list[Outcome]) -> None:
+        """Keep ends that the database doesn't take now, once each."""
+        known = {each.job.id for each in self._kept}
+        kept = [each for each in outcomes if each.job.id not in known]
+        spool.keep(kept)
+        self._kept += kept
 
     def _write_doubtful(self, outcome: Outcome) -> None:
         try:
@@ -315,6 +330,7 @@ class Hand:
     def _look_for_fenced(self, outcomes: list[Outcome], traded: Traded) -> None:
         for each in outcomes:
             if each.job.id not in traded.ended and not lifecycle.has_ended(each.job):
+                metrics.count_lost_lease(each.job.kind)
                 logger.warning("%s %s: was fenced off, its end is dropped", each.job.kind, each.job.id)
 
 

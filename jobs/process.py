@@ -13,6 +13,9 @@ from uuid import UUID, uuid4
 from jobs.models import Worker
 from jobs.sql import statements
 
+SEEN_SECONDS = 10.0
+"""How often a process says that it lives."""
+
 _stop_sign = multiprocessing.RawValue("b", 0)
 """One byte that prefork children share with their parent; it has no lock, which a killed child could leave locked."""
 
@@ -29,7 +32,7 @@ def is_stopping() -> bool:
 
 @dataclass(kw_only=True)
 class Process:
-    """This worker process, from its start to its end."""
+    """This worker process, or sweeper, from its start to its end."""
 
     id: UUID = field(default_factory=uuid4)
     queues: list[str] = field(default_factory=list)

@@ -19,7 +19,7 @@ from django.db import transaction
 from django.db.models import F
 from django.utils import timezone
 
-from jobs import doorbell, log, wakeup
+from jobs import doorbell, log, metrics, wakeup
 from jobs.failures import RetryAfter
 from jobs.kinds import kind_names
 from jobs.lifecycle.transitions import (
@@ -102,6 +102,8 @@ def trade(outcomes: Sequence[Outcome], want: Want | None) -> Traded:
         after_moves(each.job for each in told)
         if want and exchanged.is_more_held:
             doorbell.ring_on_commit(want.queue)
+    ended = [by_id[each.id] for each in exchanged.settled]
+    metrics.count_trade(ended, begun, want.queue if want else None, exchanged.waits)
     claimed = begun + jobs_of(exchanged.claimed[len(begun) :])
     return Traded(ended={each.id for each in exchanged.settled}, claimed=claimed)
 

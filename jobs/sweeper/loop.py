@@ -6,12 +6,13 @@ import logging
 import os
 import threading
 import time
+from contextlib import suppress
 
 from django.db import DatabaseError, InterfaceError, connection
 
-from jobs import doorbell
+from jobs import doorbell, metrics
 from jobs.lifecycle import LEASE_SECONDS
-from jobs.sweeper import Duty, duties
+from jobs.sweeper import Duty, duties, presence
 
 logger = logging.getLogger(__name__)
 
@@ -47,13 +48,15 @@ class Sweeper:
                     self._do(duty)
             self._stopped.wait(max(0.0, min(self._next.values()) - time.monotonic()))
         doorbell.flush(1.0)
+        with suppress(DatabaseError, InterfaceError):
+            presence.leave()
 
     def _do(self, duty: Duty) -> None:
         now = time.monotonic()
         self._next[duty.name] = now + duty.interval_seconds
         if duty.waits_after_outage and now < self._not_before:
             return
-        self._busy_since = now
+        self._busy_since, has_succeeded = now, False
         try:
             done = duty.sweep()
         except (DatabaseError, InterfaceError) as error:
@@ -63,12 +66,14 @@ class Sweeper:
         except Exception:
             logger.exception("%s stumbled; the other duties go on", duty.name)
         else:
+            has_succeeded = True
             if done:
                 logger.info("%s: %d", duty.name, done)
             if time.monotonic() - now > OUTAGE_SECONDS:  # it stood still, and so did the workers' beats
                 self._not_before = time.monotonic() + LEASE_SECONDS
         finally:
             self._busy_since = None
+            metrics.count_round(duty.name, time.monotonic() - now, has_succeeded=has_succeeded)
 
     def _watch_over(self) -> None:
         while not self._stopped.wait(PAUSE_SECONDS):
