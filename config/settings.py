@@ -15,6 +15,7 @@ from csp.constants import NONE, SELF
 from django.core.exceptions import ImproperlyConfigured
 
 from config import secret_key
+from jobs.rates import InvalidRate, Rate
 from notifications.webhooks.addresses import AllowList, InvalidAllowList
 
 env = environ.Env()
@@ -84,8 +85,35 @@ SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https") if env.bool("BEHIN
 SECURE_HSTS_SECONDS = 31_536_000 if _https else 0
 SECURE_REFERRER_POLICY = "same-origin"
 X_FRAME_OPTIONS = "DENY"
-# Pages of elsewhere that may open the push door with a token (browsers send their Origin).
+# Pages of elsewhere that may use the API with a token, and open the WebSocket (browsers send their Origin). Over HTTP
+# no cookie is taken from them.
 CORS_ALLOWED_ORIGINS = env.list("CORS_ALLOWED_ORIGINS", default=[])
+CORS_URLS_REGEX = r"^/api/"
+CORS_ALLOW_CREDENTIALS = False
+CORS_ALLOW_METHODS = ["GET", "HEAD", "POST", "PATCH", "DELETE", "OPTIONS"]
+CORS_ALLOW_HEADERS = [
+    "accept",
+    "authorization",
+    "content-type",
+    "idempotency-key",
+    "if-none-match",
+    "last-event-id",
+    "prefer",
+    "range",
+]
+CORS_EXPOSE_HEADERS = [
+    "Location",
+    "Retry-After",
+    "ETag",
+    "Idempotent-Replayed",
+    "Preference-Applied",
+    "RateLimit-Policy",
+    "RateLimit",
+    "WWW-Authenticate",
+    "Content-Disposition",
+    "Content-Range",
+]
+CORS_PREFLIGHT_MAX_AGE = 3600
 CONTENT_SECURITY_POLICY = {
     "DIRECTIVES": {
         "default-src": [NONE],
@@ -93,6 +121,7 @@ CONTENT_SECURITY_POLICY = {
         "style-src": [SELF],
         "img-src": [SELF],
         "connect-src": [SELF],
+        "media-src": [SELF],  # a job's video is played
         "frame-src": [SELF],  # a job's report is shown in a sandboxed frame
         "form-action": [SELF],
         "base-uri": [NONE],
@@ -119,6 +148,7 @@ INSTALLED_APPS = [
     "django.contrib.messages",
     "django.contrib.staticfiles",
     "channels",
+    "corsheaders",
     "csp",
     "rest_framework",
     "knox",
@@ -132,6 +162,8 @@ INSTALLED_APPS = [
 
 MIDDLEWARE = [
     "django.middleware.security.SecurityMiddleware",
+    "corsheaders.middleware.CorsMiddleware",
+    "jobs.api.middleware.ApiMiddleware",
     "whitenoise.middleware.WhiteNoiseMiddleware",
     "django.contrib.sessions.middleware.SessionMiddleware",
     "django.middleware.locale.LocaleMiddleware",
@@ -186,27 +218,27 @@ match _database.get("ENGINE"):
         _database["ENGINE"] = "config.sqlite"
         # The tests' database is a file too: in memory it has no WAL, no queue and no second process.
         _database["TEST"] = {"NAME": f"{_database['NAME']}.test"}
-        _database["CONN_MAX_AGE"] = 0 if PROCESS == "web" else None  # under ASGI each request has a thread of its own
+        _database["CONN_MAX_AGE"] = None
         _options["transaction_mode"] = "IMMEDIATE"
         _options["timeout"] = 30
         _options["init_command"] = "PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL; PRAGMA mmap_size=0;"
     case "django.db.backends.postgresql":
-        # Under ASGI each request has a thread of its own, so only a pool's connections are used again; a worker's
-        # prefork child must never share a pool, and keeps one connection (celery/celery#9953).
         # A server that is cut off without a word is noticed before a lease is over.
         for _name, _seconds in (("connect_timeout", 5), ("keepalives_idle", 10), ("keepalives_interval", 5)):
             _options.setdefault(_name, _seconds)
         _options.setdefault("tcp_user_timeout", 20_000)  # milliseconds
         # The hot statements are prepared, except behind a pooler that doesn't know of it (docs/deployment.md).
         _options.setdefault("prepare_threshold", 0 if env.bool("DATABASE_PREPARE", default=True) else None)
-        if PROCESS == "web":
-            _options["pool"] = {"min_size": 1, "max_size": env.int("DATABASE_POOL", 10), "timeout": 5}
-        else:
-            _database |= {"CONN_MAX_AGE": None, "CONN_HEALTH_CHECKS": True}
+        # Threads that stay keep their connection: a worker's, and those that answer requests (config/one_hop.py).
+        _database |= {"CONN_MAX_AGE": None, "CONN_HEALTH_CHECKS": True}
     case _:
         raise ImproperlyConfigured("DATABASE_URL names neither SQLite nor PostgreSQL, the two that Kabar is built for.")
 
 DATABASES = {"default": _database}
+# How many requests a web process answers at once, each by a thread with a database connection of its own.
+REQUEST_THREADS = env.int("DATABASE_POOL", default=10)
+# Whether sure status polls are answered in front of Django (docs/decisions/polls.md).
+QUICK_POLLS = env.bool("KABAR_QUICK_POLLS", default=True)
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 
 # --- Redis: broker, channel layer -------------------------------------------------------------------------------------
@@ -246,6 +278,14 @@ CELERY_DB_REUSE_MAX = 10**9
 # --- Jobs -------------------------------------------------------------------------------------------------------------
 
 MEDIA_ROOT = DATA / "files"
+# Where uploads and artifacts lie: any storage of Django's, such as storages.backends.s3.S3Storage, with its options.
+STORAGES = {
+    "default": {
+        "BACKEND": env.str("KABAR_STORAGE", default="django.core.files.storage.FileSystemStorage"),
+        "OPTIONS": env.json("KABAR_STORAGE_OPTIONS", default={}),
+    },
+    "staticfiles": {"BACKEND": "django.contrib.staticfiles.storage.StaticFilesStorage"},
+}
 MAX_JSON_BYTES = 1024 * 1024
 MAX_UPLOAD_BYTES = env.int("KABAR_MAX_UPLOAD", default=100 * 1024 * 1024)
 MAX_RESULT_BYTES = 1024 * 1024
@@ -269,15 +309,25 @@ WEBHOOK_RESULT_LIMIT_BYTES = env.int("KABAR_WEBHOOK_RESULT_LIMIT", default=256 *
 
 # --- The API ----------------------------------------------------------------------------------------------------------
 
+# How often a user may ask: reads, and all that changes something. None unless asked for.
+try:
+    READ_RATE = Rate.parse(env.str("KABAR_READ_RATE", default=""))
+    SUBMIT_RATE = Rate.parse(env.str("KABAR_SUBMIT_RATE", default=""))
+except InvalidRate as error:
+    raise ImproperlyConfigured(f"KABAR_READ_RATE or KABAR_SUBMIT_RATE can't be read: {error}") from error
+# How many unfinished jobs a user may have; 0 is any number.
+MAX_UNFINISHED = env.int("KABAR_MAX_UNFINISHED", default=0)
+
 REST_FRAMEWORK = {
     "DEFAULT_AUTHENTICATION_CLASSES": [
         "jobs.api.authentication.BearerAuthentication",
         "jobs.api.authentication.SessionAuthentication",
     ],
-    "DEFAULT_PERMISSION_CLASSES": ["rest_framework.permissions.IsAuthenticated"],
+    "DEFAULT_PERMISSION_CLASSES": ["rest_framework.permissions.IsAuthenticated", "jobs.api.scopes.HasScope"],
+    "DEFAULT_THROTTLE_CLASSES": ["jobs.api.throttling.UserThrottle"],
     "DEFAULT_RENDERER_CLASSES": ["rest_framework.renderers.JSONRenderer"],
     "DEFAULT_PARSER_CLASSES": ["jobs.api.parsers.StrictJSONParser"],
-    "DEFAULT_SCHEMA_CLASS": "drf_spectacular.openapi.AutoSchema",
+    "DEFAULT_SCHEMA_CLASS": "config.openapi.operations.OperationSchema",
     "EXCEPTION_HANDLER": "jobs.api.errors.problem_response",
     "UNAUTHENTICATED_USER": "django.contrib.auth.models.AnonymousUser",
     "URL_FORMAT_OVERRIDE": None,
@@ -295,13 +345,27 @@ SPECTACULAR_SETTINGS = {
     "SERVE_PERMISSIONS": ["rest_framework.permissions.AllowAny"],
     "SCHEMA_PATH_PREFIX": "/api",
     "SERVERS": [{"url": PUBLIC_URL}],
+    "LICENSE": {"name": "MIT", "identifier": "MIT"},
     "COMPONENT_SPLIT_REQUEST": True,
+    "ENUM_GENERATE_CHOICE_DESCRIPTION": False,
+    "CAMELIZE_NAMES": True,
+    "POSTPROCESSING_HOOKS": [
+        "drf_spectacular.hooks.postprocess_schema_enums",
+        "config.openapi.responses.add_shared_components",
+        "config.openapi.submissions.without_choices_of_one",
+    ],
     "ENUM_NAME_OVERRIDES": {
         "JobStatus": "jobs.models.Status",
         "DeliveryStatus": "notifications.models.DeliveryStatus",
         "ReceiptStatus": ["ACCEPTED"],
     },
 }
+
+# --- Metrics (docs/metrics.md) ----------------------------------------------------------------------------------------
+
+# Whoever brings it reads GET /metrics; without one, whoever is on this machine.
+METRICS_TOKEN = env.str("KABAR_METRICS_TOKEN", default="")
+METRICS_DIR = DATA / "metrics"
 
 # --- Language, time, static files -------------------------------------------------------------------------------------
 
@@ -327,7 +391,12 @@ LOGGING = {
     "version": 1,
     "disable_existing_loggers": False,
     "filters": {"job": {"()": "jobs.log_context.JobFilter"}},
-    "formatters": {"line": {"format": "%(asctime)s %(levelname)s %(name)s%(job)s: %(message)s"}},
+    "formatters": {
+        "line": {
+            "()": "config.redaction.RedactingFormatter",
+            "fmt": "%(asctime)s %(levelname)s %(name)s%(job)s: %(message)s",
+        }
+    },
     "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "line", "filters": ["job"]}},
     "root": {"handlers": ["stderr"], "level": LOG_LEVEL},
     "loggers": {

@@ -4,31 +4,37 @@ from http import HTTPStatus
 from typing import Any
 
 from django.contrib import admin
+from django.core.exceptions import DisallowedHost
 from django.http import HttpRequest, HttpResponse
 from django.urls import include, path
-from django.views.defaults import page_not_found, server_error
-from drf_spectacular.renderers import (
-    OpenApiJsonRenderer,
-    OpenApiJsonRenderer2,
-    OpenApiYamlRenderer,
-    OpenApiYamlRenderer2,
-)
-from drf_spectacular.views import SpectacularAPIView
+from django.views.defaults import bad_request, page_not_found, server_error
 
-from jobs.api import health
+from config.openapi import document, page
+from jobs.api import health, scrape
 from jobs.api.errors import problem
-
-SCHEMA_RENDERERS = [OpenApiJsonRenderer2, OpenApiJsonRenderer, OpenApiYamlRenderer2, OpenApiYamlRenderer]
+from jobs.pages.signing_in import limited
 
 urlpatterns = [
     path("api/", include("jobs.api.urls")),
     path("api/", include("notifications.api.urls")),
-    path("api/schema", SpectacularAPIView.as_view(renderer_classes=SCHEMA_RENDERERS), name="schema"),
+    path("api/schema", document.Schema.as_view(), name="schema"),
+    path("api/docs", page.docs, name="docs"),
     path("healthz", health.healthz),
     path("readyz", health.readyz),
+    path("metrics", scrape.metrics),
+    path("admin/login/", limited(admin.site.login)),
     path("admin/", admin.site.urls),
     path("", include("jobs.pages.urls")),
 ]
+
+
+def handler400(request: HttpRequest, exception: Exception) -> HttpResponse:
+    """Answer what Django itself refuses: the API in its own format, pages as a page."""
+    if not request.path.startswith("/api/"):
+        return bad_request(request, exception)
+    if isinstance(exception, DisallowedHost):
+        return problem(request, HTTPStatus.BAD_REQUEST, "The Host header names none of the hosts of this server.")
+    return problem(request, HTTPStatus.BAD_REQUEST, "The request is malformed.")
 
 
 def handler404(request: HttpRequest, exception: Exception) -> HttpResponse:

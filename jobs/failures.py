@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from jobs.models import Job
+    from jobs.models import IdempotencyKey, Job
 
 
 class JobsError(Exception):
@@ -88,13 +88,22 @@ class UniqueKeyRepeated(JobsError):
     """Two jobs of one batch have the same kind and unique key."""
 
 
+class TooManyUnfinished(JobsError):
+    """The user has as many unfinished jobs as one may have (`KABAR_MAX_UNFINISHED`)."""
+
+    RETRY_AFTER_SECONDS = 10
+
+    def __init__(self, most: int) -> None:
+        super().__init__(f"You may have {most:,} unfinished jobs; this would be more. Come back when some are done.")
+
+
 class KeyReused(JobsError):
     """An idempotency key came again with another submission."""
 
 
 class AlreadySubmitted(JobsError):
-    """An idempotency key came again with the same submission; carries the job that it made."""
+    """An idempotency key came again with the same submission; carries what it made."""
 
-    def __init__(self, job: Job) -> None:
+    def __init__(self, known: IdempotencyKey) -> None:
         super().__init__("This submission was accepted before.")
-        self.job = job
+        self.known = known

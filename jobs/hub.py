@@ -28,7 +28,7 @@ from django.db.models import Q
 from jobs import log, visibility, wakeup
 from jobs.log import Page, Position
 from jobs.models import FINAL_EVENTS, Event, EventType, Job
-from jobs.representation import as_json, event_as_dict
+from jobs.representation import as_json
 from jobs.visibility import Viewer
 
 logger = logging.getLogger(__name__)
@@ -50,12 +50,15 @@ T = TypeVar("T")
 class News:
     """One message for watchers."""
 
-    job_id: UUID
+    job_id: UUID | None
+    """Whose it is; None where it is a batch's."""
+    batch_id: UUID | None = None
+    """The batch whose it is, or of which the job is one."""
     type: str
     sequence: int
     text: str
     """The envelope as JSON."""
-    version: int
+    version: int = 0
     """The Job's version that it shows: what isn't newer than what was told is old."""
     position: Position | None = None
     """Right after this event; None for progress."""
@@ -85,6 +88,10 @@ class NoLongerAllowed(Exception):
 
 class JobGone(Exception):
     """The job that was watched was removed, or isn't the viewer's to see any more."""
+
+
+Heeds = Callable[[News, int, int | None], bool]
+"""Tells of news, of its owner's id and its team's, whether somebody waits for it."""
 
 
 NOBODY = UUID(int=0)
@@ -136,7 +143,7 @@ class Hub:
 
     def __init__(self) -> None:
         self._wake = asyncio.Event()
-        self._bells: dict[UUID | None, set[asyncio.Event]] = defaultdict(set)
+        self._bells: dict[UUID | None, dict[asyncio.Event, Heeds]] = defaultdict(dict)
         self._watchers: dict[UUID | None, set[Watcher]] = defaultdict(set)
         self._reader = ThreadPoolExecutor(1, thread_name_prefix="hub")
         self._position: Position | None = None
@@ -160,16 +167,21 @@ class Hub:
                 ]
 
     @contextmanager
-    def bell(self, job_id: UUID | None) -> Iterator[asyncio.Event]:
-        """Give a bell that rings when a job changes, or when anything does (None)."""
+    def bell(self, subject_id: UUID | None, heeds: Heeds = lambda *_: True) -> Iterator[asyncio.Event]:
+        """Give a bell that rings when a job changes, or a batch or one of its jobs, or when anything does (None).
+
+        Args:
+            subject_id: the job or batch.
+            heeds: narrows to some of that news.
+        """
         bell = asyncio.Event()
-        self._bells[job_id].add(bell)
+        self._bells[subject_id][bell] = heeds
         try:
             yield bell
         finally:
-            self._bells[job_id].discard(bell)
-            if not self._bells[job_id]:
-                del self._bells[job_id]
+            del self._bells[subject_id][bell]
+            if not self._bells[subject_id]:
+                del self._bells[subject_id]
 
     async def watch_job(self, viewer: Viewer, job_id: UUID, after: int | None) -> AsyncGenerator[News]:
         """Tell a job's events after a sequence, then live ones and progress, each once and in order.
@@ -226,6 +238,9 @@ class Hub:
             versions: dict[UUID, int] = {}
             while True:
                 news = await watcher.next()
+                if news.job_id is None:
+                    yield news
+                    continue
                 if news.is_progress and news.version <= versions.get(news.job_id, 0):
                     continue
                 versions.pop(news.job_id, None)
@@ -295,7 +310,8 @@ class Hub:
                 self._wake.set()
             case "changed":
                 for each in message["jobs"]:
-                    self._ring(UUID(each["job"]))
+                    for bell in self._bells.get(UUID(each["job"]), ()):
+                        bell.set()
             case "progress":
                 for each in message["jobs"]:
                     news = News(
@@ -331,7 +347,7 @@ class Hub:
             page = await self._read_in_thread(_read_all, self._position)
             for news, owner_id, team_id in page.items:
                 self._hand(news, owner_id, team_id)
-                self._ring(news.job_id)
+                self._ring(news, owner_id, team_id)
             self._position = page.position
             if page.is_last:
                 break
@@ -359,15 +375,16 @@ class Hub:
                     watcher.viewer = viewer
 
     def _hand(self, news: News, owner_id: int, team_id: int | None) -> None:
-        for key in (news.job_id, None):
+        for key in {news.job_id, None}:
             for watcher in list(self._watchers.get(key, ())):
                 if watcher.wants(owner_id, team_id):
                     watcher.hand(news)
 
-    def _ring(self, job_id: UUID) -> None:
-        for key in (job_id, None):
-            for bell in self._bells.get(key, ()):
-                bell.set()
+    def _ring(self, news: News, owner_id: int, team_id: int | None) -> None:
+        for key in {news.job_id, news.batch_id, None}:
+            for bell, heeds in self._bells.get(key, {}).items():
+                if heeds(news, owner_id, team_id):
+                    bell.set()
 
     async def _read_in_thread(self, function: Callable[..., T], *args: Any) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._reader, function, *args)
@@ -398,21 +415,23 @@ class NewsPage:
     is_last: bool
 
 
-def _as_news(event: Event, position: Position | None = None) -> News:
-    job: Job = event.job  # type: ignore[assignment]  # the log's readers leave batch events out
-    envelope = event_as_dict(event, job, log.finishing_artifacts(job))
+def _as_news(event: Event, position: Position | None = None) -> News | None:
+    envelope = log.envelope(event)
+    if envelope is None:
+        return None
     return News(
-        job_id=job.id,
+        job_id=event.job_id,
+        batch_id=event.job.batch_id if event.job else event.batch_id,
         type=event.type,
         sequence=event.sequence,
-        version=event.data["version"],
+        version=event.data.get("version", 0),
         text=as_json(envelope),
         position=position,
     )
 
 
 def _as_page(page: Page) -> NewsPage:
-    items = [(_as_news(event, place), event.owner_id, event.team_id) for event, place in page.events]
+    items = [(news, event.owner_id, event.team_id) for event, place in page.events if (news := _as_news(event, place))]
     return NewsPage(items=items, position=page.position, is_last=page.is_last)
 
 
@@ -425,7 +444,7 @@ def _page(position: Position, visible: Q, end: Position) -> NewsPage:
 
 
 def _history(job_id: UUID, after: int) -> list[News]:
-    return [_as_news(event) for event in log.history(job_id, after)]
+    return [news for event in log.history(job_id, after) if (news := _as_news(event))]
 
 
 def _last_sequence(job_id: UUID) -> int:

@@ -154,6 +154,11 @@ def all_kinds() -> list[Kind]:
     return sorted(_registry.values(), key=lambda each: each.name)
 
 
+def is_kind(name: str) -> bool:
+    """Tell whether an installed app declares a kind of this name."""
+    return name in _registry
+
+
 def kind_names() -> list[str]:
     """List the kinds' names."""
     return sorted(_registry)

@@ -21,12 +21,12 @@ from uuid import UUID
 
 from django.conf import settings
 from django.db import connection
-from django.db.models import BooleanField, Prefetch, Q, QuerySet
+from django.db.models import BooleanField, Count, Prefetch, Q, QuerySet
 from django.db.models.expressions import RawSQL
 
 from jobs.failures import JobsError
-from jobs.models import Artifact, Batch, Event, EventType, Job, LogEpoch
-from jobs.representation import changing_state
+from jobs.models import Artifact, Batch, Event, EventType, Job, LogEpoch, Status
+from jobs.representation import batch_event_as_dict, changing_state, event_as_dict
 
 PAGE = 500
 """How many events are read at once."""
@@ -65,18 +65,33 @@ def append(lines: Iterable[Line]) -> list[Event]:
     )
 
 
-def append_batches(batches: Iterable[Batch], at: datetime) -> list[Event]:
+def append_batches(batches: Sequence[Batch], at: datetime) -> list[Event]:
     """Write that batches are complete, inside the transaction of the update that raised their `sequence`."""
+    counts = count_jobs(batches)
     return Event.objects.bulk_create(
         Event(
             batch=batch,
             owner_id=batch.owner_id,
+            team_id=batch.team_id,
             sequence=batch.sequence,
             type=EventType.BATCH_COMPLETED,
+            data=counts[batch.pk],
             at=at,
         )
         for batch in batches
     )
+
+
+def count_jobs(batches: Iterable[Batch]) -> dict[UUID, dict[str, int]]:
+    """Count the jobs of batches by their status, as the Batch shows them; a batch has 1,000 at most.
+
+    The index job_by_batch has all that is asked, so no job is read. Jobs that were removed are counted no more.
+    """
+    counts = {batch.pk: {status.lower(): 0 for status in Status.values} for batch in batches}
+    rows = Job.objects.filter(batch__in=counts).values_list("batch", "status").annotate(Count("pk")).order_by()
+    for batch_id, status, count in rows:
+        counts[batch_id][status.lower()] = count
+    return counts
 
 
 # --- Reading one job --------------------------------------------------------------------------------------------------
@@ -92,9 +107,20 @@ def finishing_artifacts(job: Job) -> list[Artifact]:
     return [each for each in job.artifacts.all() if each.fence == job.fence]
 
 
+def envelope(event: Event) -> dict[str, Any] | None:
+    """Show an event that was read here, by the rows that were read along with it: one read before may lack the result.
+
+    Returns:
+        None where its job was removed meanwhile.
+    """
+    if event.batch:
+        return batch_event_as_dict(event, event.batch)
+    return event_as_dict(event, event.job, finishing_artifacts(event.job)) if event.job else None
+
+
 def _with_jobs(events: QuerySet[Event]) -> QuerySet[Event]:
     files = Prefetch("job__artifacts", Artifact.objects.order_by("id"))
-    return events.filter(job__isnull=False).select_related("job").prefetch_related(files)
+    return events.select_related("job").prefetch_related(files)
 
 
 # --- Reading all jobs -------------------------------------------------------------------------------------------------
@@ -195,7 +221,8 @@ def read(position: Position, visible: Q | None = None, limit: int = PAGE, *, end
         events = events.filter(id__lte=end.id)
     if visible is not None:
         events = events.filter(visible)
-    rows = list(_with_jobs(events.order_by("id"))[:limit])
+    events = events.filter(Q(job__isnull=False) | Q(batch__isnull=False))
+    rows = list(_with_jobs(events.order_by("id")).prefetch_related("batch")[:limit])
     is_whole = len(rows) < limit
     placed = [(event, Position(seen=position.seen, until=until, id=event.id)) for event in rows]
     after = placed[-1][1] if placed else Position(seen=position.seen, until=until, id=position.id)

@@ -11,6 +11,7 @@ from typing import ClassVar
 
 from django.conf import settings
 from django.contrib.auth.models import Group
+from django.contrib.sessions.models import Session
 from django.db import models
 from django.db.models import F, Q
 from knox.models import AbstractAuthToken
@@ -61,6 +62,14 @@ class Batch(models.Model):
 
     id = models.UUIDField(primary_key=True, default=new_id, editable=False)
     owner = models.ForeignKey(settings.AUTH_USER_MODEL, models.PROTECT, related_name="+")
+    team = models.ForeignKey(
+        Group,
+        models.SET_NULL,
+        null=True,
+        blank=True,
+        related_name="+",
+        help_text="whose members may see it: that of its jobs, where all have the same",
+    )
     total = models.PositiveIntegerField()
     sequence = models.PositiveIntegerField(default=0)
     callback_url = models.TextField(default="", blank=True)
@@ -198,6 +207,8 @@ class Job(models.Model):
                 condition=Q(status__in=["RUNNING", "COMPLETED", "FAILED", "CANCELLED"]),
             ),
             models.Index(F("kind"), F("id").desc(), name="job_by_kind"),
+            # How many a user has that aren't final: counted where KABAR_MAX_UNFINISHED is set (`quota`).
+            models.Index("owner", "status", name="job_unfinished", condition=Q(status__in=["PENDING", "RUNNING"])),
             models.Index(fields=["batch", "status"], name="job_by_batch", condition=Q(batch__isnull=False)),
             models.Index("retried_from", name="job_retried_from", condition=Q(retried_from__isnull=False)),
         ]
@@ -316,7 +327,12 @@ class IdempotencyKey(models.Model):
     owner = models.ForeignKey(settings.AUTH_USER_MODEL, models.CASCADE, related_name="+", db_index=False)
     key = models.CharField(max_length=255)
     fingerprint = models.CharField(max_length=64, help_text="SHA-256 of the canonical submission")
-    job = models.ForeignKey(Job, models.CASCADE, related_name="+")
+    # One of the two: what the submission made, or the job that it was given in place of a new one.
+    job = models.ForeignKey(Job, models.CASCADE, null=True, related_name="+")
+    batch = models.ForeignKey(Batch, models.CASCADE, null=True, related_name="+")
+    standing = models.JSONField(
+        default=dict, help_text="jobs that held their unique keys already and were given in place of new ones, by place"
+    )
     created_at = models.DateTimeField(db_index=True)
 
     class Meta:
@@ -330,7 +346,7 @@ WORKER_LIVES = timedelta(seconds=30)
 
 
 class Worker(models.Model):
-    """A worker process, from its start to its end; its id is never used again."""
+    """A worker process, or a sweeper, which has no slots; from its start to its end. Its id is never used again."""
 
     id = models.UUIDField(primary_key=True, editable=False)
     host = models.CharField(max_length=255)
@@ -370,12 +386,49 @@ class LogEpoch(models.Model):
         return str(self.value)
 
 
-class Token(AbstractAuthToken):
-    """A bearer token: hashed at rest, named, limited to scopes, with the time of its last use."""
+class Scope(models.TextChoices):
+    """What a token may be used for."""
 
+    READ = "read"
+    SUBMIT = "submit"
+    MANAGE = "manage"
+    WATCH = "watch"
+
+
+GRANTABLE = (Scope.READ, Scope.SUBMIT, Scope.MANAGE)
+"""What an ordinary token may be limited to; `watch` is for watch tokens, which have nothing else."""
+
+
+class Token(AbstractAuthToken):
+    """A bearer token: hashed at rest, named, limited to scopes, with the time of its last use.
+
+    All that says whether it is good and for what stands in its row and its user's; only one made within a session asks
+    for that session too. Rows that go take with them the watch tokens that were made with them.
+    """
+
+    id = models.UUIDField(default=new_id, unique=True, editable=False, help_text="its name in the API")
     name = models.CharField(max_length=100, default="", blank=True)
-    scopes = models.JSONField(default=list)
-    last_used_at = models.DateTimeField(null=True)
+    scopes = models.JSONField(default=list, blank=True, help_text="empty: all but watch")
+    last_used_at = models.DateTimeField(null=True, editable=False)
+
+    # Of watch tokens: what they see, and what they were made with.
+    # No constraint, as retention removes jobs by bare statements: a token of a job that is gone opens nothing.
+    job = models.ForeignKey(
+        Job, models.DO_NOTHING, null=True, editable=False, related_name="+", db_index=False, db_constraint=False
+    )
+    parent = models.ForeignKey("self", models.CASCADE, null=True, editable=False, related_name="+")
+    session = models.ForeignKey(Session, models.CASCADE, null=True, editable=False, related_name="+")
+
+    class Meta:
+        indexes: ClassVar = [models.Index("expiry", name="token_expiry", condition=Q(expiry__isnull=False))]
 
     def __str__(self) -> str:
         return self.name or self.token_key
+
+    @property
+    def is_watch_token(self) -> bool:
+        return Scope.WATCH in self.scopes
+
+    def may(self, scope: Scope) -> bool:
+        """Tell whether it may be used for this; one without scopes may be for all."""
+        return not self.scopes or scope in self.scopes

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
@@ -14,7 +14,7 @@ from django.core.serializers.json import DjangoJSONEncoder
 from django.utils import timezone
 
 from jobs import artifact_urls
-from jobs.models import Artifact, Event, EventType, Job, Status
+from jobs.models import Artifact, Batch, Event, EventType, Job, Status
 
 # The Job's names and the columns that can change from event to event; an event's row keeps these as they stood.
 CHANGING = {
@@ -76,8 +76,35 @@ def event_as_dict(event: Event, job: Job, artifacts: Iterable[Artifact] = ()) ->
     state = {name: event.data.get(name) for name in CHANGING}
     data = _shape(job, sequence=event.sequence, state=state, artifacts=artifacts)
     data |= {name: event.data[name] for name in ("log", "by") if name in event.data}
+    return _envelope(event, job.id, data)
+
+
+def batch_as_dict(batch: Batch, counts: Mapping[str, int], finished_at: datetime | None) -> dict[str, Any]:
+    """Show a batch.
+
+    Args:
+        batch: the row; gives what never changes.
+        counts: how many of its jobs stand where, by their status in small letters.
+        finished_at: when all of them were final.
+    """
     return {
-        "id": str(event_id(job.id, event.sequence, event.at)),
+        "batchId": str(batch.id),
+        "total": batch.total,
+        **{name: counts[name] for name in ("pending", "running", "completed", "failed", "cancelled")},
+        "done": finished_at is not None,
+        "createdAt": as_time(batch.created_at),
+        "finishedAt": as_time(finished_at),
+    }
+
+
+def batch_event_as_dict(event: Event, batch: Batch) -> dict[str, Any]:
+    """Show the event of a batch's end: the same envelope, with the Batch as it stood then."""
+    return _envelope(event, batch.id, batch_as_dict(batch, event.data, event.at))
+
+
+def _envelope(event: Event, subject_id: UUID, data: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "id": str(event_id(subject_id, event.sequence, event.at)),
         "type": event.type,
         "timestamp": as_time(event.at),
         "sequence": event.sequence,
@@ -109,6 +136,10 @@ def event_id(subject: UUID, sequence: int, at: datetime) -> UUID:
 
 def status_url(job_id: UUID) -> str:
     return f"{settings.PUBLIC_URL}/api/jobs/status/{job_id}"
+
+
+def batch_url(batch_id: UUID) -> str:
+    return f"{settings.PUBLIC_URL}/api/batches/{batch_id}"
 
 
 def _shape(job: Job, *, sequence: int, state: dict[str, Any], artifacts: Iterable[Artifact]) -> dict[str, Any]:

@@ -110,13 +110,16 @@ def remove_left_artifacts(before: datetime, after: UUID | None, limit: int) -> L
 def remove_empty_batches(after: UUID | None, limit: int) -> Looked:
     """Remove finished batches whose jobs are all removed, with the events of their ends. Index: job_by_batch.
 
+    One whose end is still to be delivered is kept.
+
     Args:
         after: where to go on; None to begin.
         limit: how many batches to look at.
     """
     batches = Batch.objects.filter(Q(pk__gt=after) if after else Q(), finished_at__isnull=False)
     page = list(batches.order_by("pk").values_list("pk", Exists(Job.objects.filter(batch=OuterRef("pk"))))[:limit])
-    empty = [pk for pk, has_jobs in page if not has_jobs]
+    listeners = subscribers()
+    empty = [pk for pk, has_jobs in page if not has_jobs and not any(each.has_open_work(pk) for each in listeners)]
     if empty:
         with transaction.atomic():
             Batch.objects.filter(pk__in=_these(empty)).delete()

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from uuid import UUID
 
 if TYPE_CHECKING:
-    from jobs.models import Event, Job
+    from jobs.models import Batch, Event, Job
 
 
 class RefusedSubmission(Exception):
@@ -48,11 +48,14 @@ class Subscriber(Protocol):
     def on_events(self, events: Sequence[tuple[Event, Job]]) -> None:
         """Write down what these events ask for, inside their own transaction."""
 
+    def on_batches(self, events: Sequence[tuple[Event, Batch]]) -> None:
+        """Write down what the ends of these batches ask for, inside their own transaction."""
+
     def on_purge(self, job_ids: Sequence[UUID]) -> None:
         """Remove all that belongs to these jobs, inside the transaction that removes them."""
 
-    def has_open_work(self, job_id: UUID) -> bool:
-        """Tell whether news of this job is still to be delivered."""
+    def has_open_work(self, subject_id: UUID) -> bool:
+        """Tell whether news of this job or batch is still to be delivered."""
 
     def doors(self, job: Job) -> list[dict[str, Any]]:
         """Tell, for the job's page, who heard of each event: one dict a delivery."""

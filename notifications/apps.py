@@ -9,10 +9,13 @@ class NotificationsConfig(AppConfig):
     name = "notifications"
 
     def ready(self) -> None:
+        from jobs.metrics import gauges
+        from notifications import metrics
         from notifications.listener import WebhookListener
         from notifications.webhooks import sweep
 
         subscribers.register(WebhookListener())
+        gauges.register(metrics.of_webhooks)
         sweeper.register(
             sweeper.Duty(name="ring for webhooks", interval_seconds=sweep.INTERVAL_SECONDS, sweep=sweep.sweep)
         )

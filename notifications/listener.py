@@ -13,9 +13,10 @@ from urllib.parse import urlsplit
 from uuid import UUID
 
 from django.db import connection, transaction
+from django.db.models import QuerySet
 
 from jobs import doorbell
-from jobs.models import Event, EventType, Job
+from jobs.models import Batch, Event, EventType, Job
 from jobs.subscribers import RefusedSubmission
 from notifications import destinations
 from notifications.models import Delivery, DeliveryAttempt, DeliveryStatus, Webhook
@@ -57,20 +58,50 @@ class WebhookListener:
                 for webhook in registered[job.owner_id]
                 if wants(webhook, event)
             ]
-        if deliveries:
-            Delivery.objects.bulk_create(deliveries)
-            transaction.on_commit(lambda: doorbell.ring(QUEUE, len(deliveries), DELIVER))
+        send(deliveries)
+
+    def on_batches(self, events: Sequence[tuple[Event, Batch]]) -> None:
+        registered = webhooks_of({batch.owner_id for _, batch in events})
+        deliveries = []
+        for event, batch in events:
+            if batch.callback_url:
+                endpoint = destinations.endpoint_for(batch.owner_id, batch.callback_url)
+                deliveries.append(new_delivery(event, None, endpoint.pk, batch.callback_url, None))
+            deliveries += [
+                new_delivery(event, None, webhook.endpoint_id, webhook.url, webhook)
+                for webhook in registered[batch.owner_id]
+                if event.type in webhook.event_types
+            ]
+        send(deliveries)
 
     def on_purge(self, job_ids: Sequence[UUID]) -> None:
-        DeliveryAttempt.objects.filter(delivery__job__in=job_ids).delete()
-        Delivery.objects.filter(job__in=job_ids).delete()
+        remove_deliveries(Delivery.objects.filter(job__in=job_ids))
 
-    def has_open_work(self, job_id: UUID) -> bool:
-        return Delivery.objects.filter(job=job_id, status=DeliveryStatus.PENDING).exists()
+    def has_open_work(self, subject_id: UUID) -> bool:
+        still_open = Delivery.objects.filter(status=DeliveryStatus.PENDING)
+        return still_open.filter(job=subject_id).exists() or still_open.filter(event__batch=subject_id).exists()
 
     def doors(self, job: Job) -> list[dict[str, Any]]:
         deliveries = Delivery.objects.filter(job=job).select_related("event").prefetch_related("tries")
         return [door_of(each) for each in deliveries.order_by("id")]
+
+
+@transaction.atomic
+def remove_deliveries(found: QuerySet[Delivery]) -> None:
+    """Remove deliveries with their attempts.
+
+    They are locked first: an attempt that is written down meanwhile would outlive the delivery that it belongs to.
+    """
+    ids = list(found.select_for_update().order_by("pk").values_list("pk", flat=True))
+    DeliveryAttempt.objects.filter(delivery__in=ids).delete()
+    Delivery.objects.filter(pk__in=ids).delete()
+
+
+def send(deliveries: Sequence[Delivery]) -> None:
+    """Write deliveries, and wake those who send them once it is committed."""
+    if deliveries:
+        Delivery.objects.bulk_create(deliveries)
+        transaction.on_commit(lambda: doorbell.ring(QUEUE, len(deliveries), DELIVER))
 
 
 def webhooks_of(owner_ids: Iterable[int]) -> dict[int, list[Webhook]]:
@@ -82,13 +113,13 @@ def webhooks_of(owner_ids: Iterable[int]) -> dict[int, list[Webhook]]:
 
 
 def wants(webhook: Webhook, event: Event) -> bool:
-    """Tell whether a webhook asked for an event; `job.*` leaves log lines out, which must be named."""
+    """Tell whether a webhook asked for an event of a job; `job.*` leaves log lines out, which must be named."""
     if webhook.kinds and event.kind not in webhook.kinds:
         return False
     return event.type in webhook.event_types or ("job.*" in webhook.event_types and event.type != EventType.LOG)
 
 
-def new_delivery(event: Event, job: Job, endpoint_id: UUID, url: str, webhook: Webhook | None) -> Delivery:
+def new_delivery(event: Event, job: Job | None, endpoint_id: UUID, url: str, webhook: Webhook | None) -> Delivery:
     """Make a delivery that is due at once."""
     return Delivery(
         endpoint_id=endpoint_id,

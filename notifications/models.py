@@ -97,7 +97,9 @@ class Delivery(models.Model):
     is_callback = models.BooleanField(help_text="for the job's callbackUrl, and not for a webhook")
     url = models.TextField()
     event = models.ForeignKey(Event, models.CASCADE, related_name="deliveries")
-    job = models.ForeignKey(Job, models.CASCADE, related_name="deliveries")
+    job = models.ForeignKey(
+        Job, models.CASCADE, null=True, related_name="deliveries", help_text="null where the event is a batch's"
+    )
     status = models.CharField(max_length=9, choices=DeliveryStatus.choices, default=DeliveryStatus.PENDING)
     attempts = models.PositiveSmallIntegerField(default=0)
     next_attempt_at = models.DateTimeField(null=True)

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Iterator
 from http import HTTPStatus
 from itertools import islice
+from math import ceil
 from typing import Any
 
 import psycopg_pool
@@ -16,7 +17,7 @@ from rest_framework import exceptions
 from rest_framework.response import Response
 from rest_framework.views import set_rollback
 
-from jobs.failures import KeyReused, UniqueKeyTaken, WrongState
+from jobs.failures import KeyReused, TooManyUnfinished, UniqueKeyTaken, WrongState
 from jobs.log import NotRecovered
 
 logger = logging.getLogger(__name__)
@@ -62,6 +63,8 @@ def problem_response(error: Exception, context: dict[str, Any]) -> Response | No
             status, detail, errors = HTTPStatus.FORBIDDEN, "You may not do this.", []
         case RequestDataTooBig() | TooManyFieldsSent() | TooManyFilesSent():
             status, detail, errors = HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "The request is too large.", []
+        case TooManyUnfinished():
+            status, detail, errors = HTTPStatus.TOO_MANY_REQUESTS, str(error), []
         case WrongState() | UniqueKeyTaken():
             status, detail, errors = HTTPStatus.CONFLICT, str(error), []
         case KeyReused():
@@ -81,6 +84,10 @@ def problem_response(error: Exception, context: dict[str, Any]) -> Response | No
     response = Response(_body(status, detail, errors), status=status, content_type=PROBLEM)
     if status == HTTPStatus.UNAUTHORIZED:
         response["WWW-Authenticate"] = getattr(error, "auth_header", "Bearer")
+    if challenge := getattr(error, "challenge", None):
+        response["WWW-Authenticate"] = challenge
+    if status == HTTPStatus.TOO_MANY_REQUESTS:
+        response["Retry-After"] = str(ceil(getattr(error, "wait", None) or TooManyUnfinished.RETRY_AFTER_SECONDS))
     if status == HTTPStatus.SERVICE_UNAVAILABLE:
         response["Retry-After"] = str(DATABASE_AWAY_SECONDS)
     return response

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import json
+import re
+from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime
+from math import isfinite
 from typing import Any
 from uuid import UUID
 
@@ -12,6 +16,7 @@ from django.http import QueryDict
 from rest_framework.exceptions import ValidationError
 from rest_framework.fields import DateTimeField
 
+from jobs.api.chosen_fields import trimmed
 from jobs.log import finishing_artifacts
 from jobs.models import Artifact, Job, Status
 from jobs.representation import job_as_dict
@@ -30,8 +35,10 @@ FILTERS = {
     "cursor",
     "limit",
     "scope",
+    "fields",
 }
 METADATA = "metadata."
+PLAIN = re.compile(r"true|false|null|-?(0|[1-9]\d{0,17})(\.\d{1,17})?([eE][+-]?\d{1,3})?")
 
 
 @JSONField.register_lookup
@@ -53,26 +60,45 @@ class HasAnyOf(Lookup):
 
 
 @JSONField.register_lookup
-class HoldsText(Lookup):
-    """Match a JSON object with a member that is one of some strings: `metadata__holds_text=(name, […])`.
+class HoldsOne(Lookup):
+    """Match a JSON object with a member that is one of some words: `metadata__holds_one=(name, […])`.
 
-    Django's own key lookups read `a__b` as a path and `0` as a place in a list.
+    A word is a string, and where it is JSON's word for a number, true, false or null, that too. Django's own key
+    lookups read `a__b` as a path and `0` as a place in a list.
     """
 
-    lookup_name = "holds_text"
+    lookup_name = "holds_one"
     prepare_rhs = False
 
     def as_postgresql(self, compiler: Any, connection: Any) -> tuple[str, list[Any]]:
         left, params = self.process_lhs(compiler, connection)
-        name, texts = self.rhs
-        return f"{left} -> %s::text = ANY(SELECT to_jsonb(unnest(%s::text[])))", [*params, name, list(texts)]
+        name, words = self.rhs
+        values = [json.dumps(each) for word in words for each in (word, *_plain_values(word))]
+        return f"{left} -> %s::text = ANY(%s::jsonb[])", [*params, name, values]
 
     def as_sqlite(self, compiler: Any, connection: Any) -> tuple[str, list[Any]]:
         left, params = self.process_lhs(compiler, connection)
-        name, texts = self.rhs
-        places = ", ".join(["%s"] * len(texts))
-        member = f"key = %s AND type = 'text' AND value IN ({places})"
-        return f"EXISTS (SELECT 1 FROM json_each({left}) WHERE {member})", [*params, name, *texts]  # noqa: S608
+        name, words = self.rhs
+        plain = [value for word in words for value in _plain_values(word)]
+        numbers = [value for value in plain if value is not None and not isinstance(value, bool)]
+        others = [json.dumps(value) for value in plain if value is None or isinstance(value, bool)]
+        kinds = (
+            ("type = 'text' AND value", words),
+            ("type IN ('integer', 'real') AND value", numbers),
+            ("type", others),
+        )
+        tests = [f"{left_side} IN ({', '.join(['%s'] * len(some))})" for left_side, some in kinds if some]
+        member = f"key = %s AND ({' OR '.join(tests)})"
+        values = [name, *words, *numbers, *others]
+        return f"EXISTS (SELECT 1 FROM json_each({left}) WHERE {member})", [*params, *values]  # noqa: S608
+
+
+def _plain_values(word: str) -> list[Any]:
+    """Give the number, boolean or null that a word is in JSON, if it is one that a database can hold."""
+    if not PLAIN.fullmatch(word):
+        return []
+    value = json.loads(word)
+    return [] if isinstance(value, float) and not isfinite(value) else [value]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,14 +125,14 @@ def find_jobs(viewer: Viewer, query: QueryDict) -> Found:
     return Found(jobs=rows[:limit], next_cursor=str(rows[limit - 1].pk) if len(rows) > limit else None)
 
 
-def jobs_page(viewer: Viewer, query: QueryDict) -> dict[str, Any]:
-    """Give a page of the jobs that a viewer sees, as the API shows it.
+def page_as_dict(found: Found, names: Collection[str] | None = None) -> dict[str, Any]:
+    """Show a page of jobs as the API does.
 
-    Raises:
-        ValidationError: a filter is unknown or malformed.
+    Args:
+        found: the page.
+        names: what is shown of each job; all if None.
     """
-    found = find_jobs(viewer, query)
-    items = [job_as_dict(job, finishing_artifacts(job)) for job in found.jobs]
+    items = [trimmed(job_as_dict(job, finishing_artifacts(job)), names) for job in found.jobs]
     return {"items": items, "nextCursor": found.next_cursor}
 
 
@@ -135,7 +161,7 @@ def _filters(query: QueryDict) -> Q:
         found &= Q(error__code__in=codes)
     for name in query:
         if name.startswith(METADATA):
-            found &= Q(metadata__holds_text=(_text(name).removeprefix(METADATA), _texts(query, name)))
+            found &= Q(metadata__holds_one=(_text(name).removeprefix(METADATA), _texts(query, name)))
     if "createdAfter" in query:
         found &= Q(created_at__gt=_time(query, "createdAfter"))
     if "createdBefore" in query:

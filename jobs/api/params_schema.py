@@ -7,6 +7,8 @@ from typing import Any
 from rest_framework import serializers
 from rest_framework.fields import empty
 
+from jobs.kinds import Kind
+
 _TYPES: tuple[tuple[type[serializers.Field[Any, Any, Any, Any]], dict[str, Any]], ...] = (
     (serializers.BooleanField, {"type": "boolean"}),
     (serializers.IntegerField, {"type": "integer"}),
@@ -31,6 +33,18 @@ _LIMITS = {
 }
 
 
+def kind_as_dict(kind: Kind) -> dict[str, Any]:
+    """Show a kind as `GET /api/kinds` lists it."""
+    return {
+        "kind": kind.name,
+        "title": kind.title,
+        "description": kind.description,
+        "paramsSchema": params_schema(kind.params()),
+        "timeout": kind.timeout_seconds,
+        "maxAttempts": kind.max_attempts,
+    }
+
+
 def params_schema(serializer: serializers.Serializer[Any]) -> dict[str, Any]:
     """Describe a serializer's fields; files are strings of the format `binary`."""
     fields = {name: field for name, field in serializer.fields.items() if not field.read_only}
@@ -48,6 +62,8 @@ def _field(field: serializers.Field[Any, Any, Any, Any]) -> dict[str, Any]:
     schema = _shape(field)
     if field.allow_null and "type" in schema:
         schema["type"] = [schema["type"], "null"]
+        if "enum" in schema:
+            schema["enum"] = [*schema["enum"], None]
     if field.label:
         schema["title"] = str(field.label)
     if field.help_text:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
 from typing import IO, Any, NoReturn
 
 from django.conf import settings
@@ -12,6 +13,8 @@ from rest_framework.exceptions import ParseError, ValidationError
 from rest_framework.parsers import BaseParser
 
 DEEPEST = 50
+LARGEST = 10**300
+UNSTORABLE = re.compile("[\0\ud800-\udfff]")
 
 
 class StrictJSONParser(BaseParser):
@@ -47,8 +50,33 @@ def read_json(body: bytes | str) -> Any:
         value = json.loads(text, parse_constant=_refuse_constant, object_pairs_hook=_refuse_twins)
     except (ValueError, RecursionError) as error:
         raise ParseError(f"The body isn't JSON: {_reason(error)}.") from error
-    check_storable(value)
+    if not _is_storable([value], DEEPEST):
+        check_storable(value)
     return value
+
+
+def _is_storable(values: Iterable[Any], depth: int) -> bool:
+    """Tell whether `check_storable` has nothing to say, in a tenth of its time: a body may hold 100,000 values.
+
+    Args:
+        values: the members of something, or the names of an object's.
+        depth: how deep what is in them may be nested.
+    """
+    for each in values:
+        match each:
+            case str():
+                if UNSTORABLE.search(each):
+                    return False
+            case dict():
+                if not depth or not (_is_storable(each, depth - 1) and _is_storable(each.values(), depth - 1)):
+                    return False
+            case list():
+                if not depth or not _is_storable(each, depth - 1):
+                    return False
+            case int() | float():
+                if not -LARGEST < each < LARGEST:
+                    return False
+    return True
 
 
 def check_storable(value: Any, path: tuple[str, ...] = ()) -> None:
@@ -66,11 +94,11 @@ def check_storable(value: Any, path: tuple[str, ...] = ()) -> None:
     match value:
         case str() if "\0" in value:
             raise ValidationError(_at(path, "This text holds the character NUL."), code="nul")
-        case str() if any("\ud800" <= each <= "\udfff" for each in value):
+        case str() if UNSTORABLE.search(value):
             raise ValidationError(_at(path, "This text holds half of a surrogate pair."), code="lone_surrogate")
         case float() if value in (float("inf"), float("-inf")):
             raise ValidationError(_at(path, "This number is too large."), code="too_large")
-        case int() if abs(value) >= 10**300:
+        case int() if abs(value) >= LARGEST:
             raise ValidationError(_at(path, "This number is too large."), code="too_large")
         case dict():
             for name, inner in value.items():

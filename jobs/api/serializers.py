@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping
 from datetime import datetime
 from typing import Any, cast
 
-from django.core.serializers.json import DjangoJSONEncoder
+from drf_spectacular.utils import extend_schema_field
 from rest_framework import serializers
 from rest_framework.exceptions import ErrorDetail
 
+from jobs.api.parsers import UNSTORABLE
 from jobs.failures import UnknownKind
-from jobs.kinds import UploadField, get_kind
+from jobs.kinds import get_kind
 from jobs.models import FINAL_EVENTS, EventType, Status
 
 DAY = 24 * 3600
+MOST_IN_BATCH = 1000
 RFC3339 = re.compile(r"\d{4}-\d\d-\d\d[Tt]\d\d:\d\d:\d\d(\.\d{1,9})?([Zz]|[+-]\d\d:\d\d)")
 MOST_METADATA_BYTES = 16 * 1024
 ASKABLE_EVENTS = [each.value for each in EventType if each not in (EventType.PROGRESS, EventType.BATCH_COMPLETED)]
@@ -42,19 +45,45 @@ class StrictSerializer(serializers.Serializer[Any]):
 class TextField(serializers.CharField):
     """Text that is text: numbers and booleans are not made into it."""
 
+    default_error_messages = {"unstorable": "This text holds a character that can't be kept: NUL, or half of a pair."}
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        del self.validators[-2:]  # DRF's own look at each character in Python
+
     def to_internal_value(self, data: Any) -> str:
         if not isinstance(data, str):
             self.fail("invalid")
+        if UNSTORABLE.search(data):
+            self.fail("unstorable")
         return super().to_internal_value(data)
+
+
+class ObjectField(serializers.DictField):
+    """A JSON object whose members are the caller's own: each is taken as it is, without a look at it."""
+
+    def run_child_validation(self, data: Mapping[str, Any]) -> dict[str, Any]:
+        return dict(data)
 
 
 class WholeNumberField(serializers.IntegerField):
-    """A number that is a number: text is not made into it."""
+    """A number that is a number: text is not made into it. `2.0` is as whole as `2`, as JSON Schema has it."""
 
     def to_internal_value(self, data: Any) -> int:
+        if isinstance(data, float) and data.is_integer():
+            data = int(data)
         if not isinstance(data, int) or isinstance(data, bool):
             self.fail("invalid")
         return super().to_internal_value(data)
+
+
+class FlagField(serializers.BooleanField):
+    """A boolean that is one: neither text nor a number is made into it."""
+
+    def to_internal_value(self, data: Any) -> bool:
+        if not isinstance(data, bool):
+            self.fail("invalid", input=data)
+        return data
 
 
 class TimeField(serializers.DateTimeField):
@@ -70,7 +99,7 @@ class SubmissionSerializer(StrictSerializer):
     """A request for one job."""
 
     kind = TextField(max_length=100)
-    params = serializers.DictField(default=dict, help_text="As the kind's `paramsSchema` says.")
+    params = ObjectField(default=dict, help_text="As the kind's `paramsSchema` says.")
     callbackUrl = TextField(source="callback_url", default="", allow_blank=True, max_length=2048)
     callbackEvents = serializers.ListField(
         source="callback_events",
@@ -99,7 +128,7 @@ class SubmissionSerializer(StrictSerializer):
     onConflict = serializers.ChoiceField(["return", "reject", "replace"], source="on_conflict", default="return")
     team = TextField(default=None, allow_null=True, max_length=150)
     tags = serializers.ListField(child=TextField(max_length=100), default=list, max_length=50)
-    metadata = serializers.DictField(default=dict)
+    metadata = ObjectField(default=dict)
 
     def validate_metadata(self, value: dict[str, Any]) -> dict[str, Any]:
         if len(json.dumps(value)) > MOST_METADATA_BYTES:
@@ -113,35 +142,33 @@ class SubmissionSerializer(StrictSerializer):
             raise serializers.ValidationError(str(error), code="unknown_kind") from error
 
 
-def check_params(
-    kind_name: str, params: dict[str, Any], files: dict[str, Any]
-) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Check a job's params and files by its kind's serializer.
+class RerunSerializer(SubmissionSerializer):
+    """Changes to what a job was submitted with; what is left out stays, `params` are replaced as a whole."""
 
-    Returns:
-        The params as JSON, defaults filled in and files by their names; and the files by parameter.
+    kind = TextField(max_length=100, required=False)
 
-    Raises:
-        ValidationError: with a pointer for each fault.
-    """
-    kind = get_kind(kind_name)
-    serializer = kind.params(data={**params, **files})
-    uploads = [name for name, field in serializer.fields.items() if isinstance(field, UploadField)]
-    faults: dict[str, Any] = {name: ["There is no such parameter."] for name in params if name not in serializer.fields}
-    faults |= {name: ["This kind takes no such file."] for name in files if name not in uploads}
-    faults |= {
-        name: ["Send this file as a part of a multipart request."]
-        for name in params
-        if name in uploads and name not in files
+
+@extend_schema_field(
+    {
+        "type": "array",
+        "items": {"$ref": "#/components/schemas/SubmissionRequest"},
+        "minItems": 1,
+        "maxItems": MOST_IN_BATCH,
     }
-    if not serializer.is_valid():
-        faults = {**serializer.errors, **faults}
-    if faults:
-        raise serializers.ValidationError({"params": faults})
-    values = dict(serializer.validated_data)
-    taken = {name: values.pop(name) for name in uploads if values.get(name) is not None}
-    plain = json.loads(json.dumps(values, cls=DjangoJSONEncoder))
-    return plain | {name: file.name for name, file in taken.items()}, taken
+)
+class SubmissionsField(serializers.ListField):
+    """The jobs of a batch, each of which is checked as a submission of its own."""
+
+
+class BatchRequestSerializer(StrictSerializer):
+    """A request for many jobs, all or none."""
+
+    jobs = SubmissionsField(
+        allow_empty=False, max_length=MOST_IN_BATCH, help_text=f"1 to {MOST_IN_BATCH:,} submissions."
+    )
+    callbackUrl = TextField(
+        source="callback_url", default="", allow_blank=True, max_length=2048, help_text="Hears `batch.completed`."
+    )
 
 
 # --- What is given: for the OpenAPI document; `jobs.representation` makes the answers ---------------------------------
@@ -224,6 +251,29 @@ class ReceiptSerializer(serializers.Serializer[Any]):
     job = SingleJobSerializer()
 
 
+class BatchReceiptSerializer(serializers.Serializer[Any]):
+    """The answer to a batch."""
+
+    batchId = serializers.UUIDField()
+    batchUrl = serializers.URLField()
+    jobs = ReceiptSerializer(many=True, help_text="In the order of the submissions.")
+
+
+class BatchSerializer(serializers.Serializer[Any]):
+    """How the jobs of a batch stand; those that were removed are counted no more."""
+
+    batchId = serializers.UUIDField()
+    total = serializers.IntegerField(help_text="How many jobs it has had.")
+    pending = serializers.IntegerField()
+    running = serializers.IntegerField()
+    completed = serializers.IntegerField()
+    failed = serializers.IntegerField()
+    cancelled = serializers.IntegerField()
+    done = serializers.BooleanField(help_text="Whether all have been final at once; a retry doesn't change it.")
+    createdAt = serializers.DateTimeField()
+    finishedAt = serializers.DateTimeField(allow_null=True)
+
+
 class JobListSerializer(serializers.Serializer[Any]):
     items = JobSerializer(many=True)
     nextCursor = serializers.CharField(allow_null=True)
@@ -244,8 +294,19 @@ class JobEventsSerializer(serializers.Serializer[Any]):
     next = serializers.IntegerField(help_text="Give it as `after` next time.")
 
 
+@extend_schema_field({"oneOf": [{"$ref": f"#/components/schemas/{name}"} for name in ("Job", "Batch")]})
+class JobOrBatchField(serializers.DictField):
+    """What an event is about."""
+
+
+class AnyEventSerializer(EventSerializer):
+    """The envelope of a job's event, or of a batch's."""
+
+    data = JobOrBatchField(help_text="The Job; the Batch where the type is `batch.completed`.")  # type: ignore[assignment]  # as above
+
+
 class AllEventsSerializer(serializers.Serializer[Any]):
-    events = EventSerializer(many=True)
+    events = AnyEventSerializer(many=True)
     next = serializers.CharField(help_text="Give it as `cursor` next time.")
 
 

@@ -47,9 +47,9 @@ class Grant:
         """Read it from the header."""
         fields: dict[str, Any] = json.loads(text)
         viewer = fields.pop("viewer")
-        job_id = fields.pop("job_id")
+        job_id, bound_to = fields.pop("job_id"), viewer.pop("job_id")
         return cls(
-            viewer=Viewer(**{**viewer, "team_ids": frozenset(viewer["team_ids"])}),
+            viewer=Viewer(**{**viewer, "team_ids": frozenset(viewer["team_ids"])}, job_id=bound_to and UUID(bound_to)),
             job_id=job_id and UUID(job_id),
             **fields,
         )

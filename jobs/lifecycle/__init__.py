@@ -14,7 +14,10 @@ from jobs.lifecycle.promising import (
     Submission,
     accept,
     accept_batch,
+    recall,
+    remember_standing,
     standing_job,
+    standing_jobs,
 )
 from jobs.lifecycle.recovering import disown, expire, is_free, promote, rescue, rescue_worker
 from jobs.lifecycle.steering import cancel, reopen, withdraw
@@ -64,12 +67,15 @@ __all__ = [
     "has_ended",
     "is_free",
     "promote",
+    "recall",
     "release",
+    "remember_standing",
     "reopen",
     "rescue",
     "rescue_worker",
     "stand_alone",
     "standing_job",
+    "standing_jobs",
     "trade",
     "wanted",
     "withdraw",

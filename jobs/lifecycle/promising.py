@@ -13,11 +13,11 @@ from uuid import UUID
 
 from django.db import IntegrityError, OperationalError, transaction
 
-from jobs import limits
+from jobs import limits, metrics
 from jobs.failures import AlreadySubmitted, KeyReused, UniqueKeyRepeated, UniqueKeyTaken
 from jobs.garbage import uncollected
 from jobs.kinds import Kind
-from jobs.lifecycle.transitions import PENDING, RUNNING, ring_on_commit, tell_of_new
+from jobs.lifecycle.transitions import PENDING, RUNNING, close_batches, ring_on_commit, tell_of_new
 from jobs.models import Batch, IdempotencyKey, Job, JobUpload, Upload, new_id
 from jobs.sql import statements
 from jobs.sql.rows import job_of
@@ -50,9 +50,11 @@ class Submission:
     callback_events: Sequence[str] = ()
     tags: Sequence[str] = ()
     metadata: Mapping[str, Any] = field(default_factory=dict)
+    retried_from_id: UUID | None = None
+    """The job that this one repeats."""
 
 
-OWN = ("params", "uploads", "callback_events", "tags", "metadata")
+OWN = ("params", "uploads", "callback_events", "tags", "metadata", "unique_key")
 """What each submission says for itself; in all else those that come together are mostly alike."""
 _rest_of = itemgetter(*(each.name for each in fields(Submission) if each.name not in OWN))
 
@@ -62,6 +64,8 @@ class Idempotency:
     """The key that a client gave with its submission, and what the submission said."""
 
     key: str
+    owner_id: int
+    """Who gave it, which need not be who will own the job."""
     fingerprint: str
     """SHA-256, hexadecimal."""
 
@@ -70,7 +74,7 @@ def accept(submissions: Sequence[Submission], idempotency: Idempotency | None = 
     """Promise jobs, all or none: once this returns, they will run though every process dies.
 
     Raises:
-        AlreadySubmitted: the idempotency key came before with the same submission; carries the first job.
+        AlreadySubmitted: the idempotency key came before with the same submission; carries what it made.
         KeyReused: the idempotency key came before with another submission.
         UniqueKeyTaken: a job with this unique key isn't final yet; carries it.
     """
@@ -84,12 +88,29 @@ def accept(submissions: Sequence[Submission], idempotency: Idempotency | None = 
     return _promise(submissions, idempotency, None)  # what stood in the way has ended since
 
 
-def accept_batch(submissions: Sequence[Submission], owner_id: int, callback_url: str = "") -> tuple[Batch, list[Job]]:
+def accept_batch(
+    submissions: Sequence[Submission],
+    owner_id: int,
+    callback_url: str = "",
+    *,
+    idempotency: Idempotency | None = None,
+    standing: Mapping[int, Job] | None = None,
+) -> tuple[Batch, list[Job]]:
     """Promise jobs that belong together, all or none; once all are final, the log tells of the batch.
 
-    A batch has no counters that its jobs would wait for: they are counted when somebody asks.
+    A batch has no counters that its jobs would wait for: they are counted when somebody asks. One without jobs is
+    complete at once.
+
+    Args:
+        submissions: of one user.
+        owner_id: that user.
+        callback_url: where the batch's end is told; empty for nowhere.
+        idempotency: what the client gave, if it did.
+        standing: jobs that are given in place of new ones, by their place among all; the key remembers them.
 
     Raises:
+        AlreadySubmitted: the idempotency key came before with the same submissions; carries what it made.
+        KeyReused: the idempotency key came before with others.
         UniqueKeyRepeated: two of the jobs have the same kind and unique key.
         UniqueKeyTaken: a job with one of the unique keys isn't final yet; carries it.
     """
@@ -98,20 +119,52 @@ def accept_batch(submissions: Sequence[Submission], owner_id: int, callback_url:
         raise UniqueKeyRepeated(f"The uniqueKey {repeated[0]!r} comes twice for the same kind.")
     for _ in range(MOST_CONFLICTS):
         try:
-            return _promise_batch(submissions, owner_id, callback_url)
+            return _promise_batch(submissions, owner_id, callback_url, idempotency, standing or {})
         except (IntegrityError, OperationalError) as error:
             if not _is_conflict(error):
                 raise
-            _explain_conflict(submissions, None)
-    return _promise_batch(submissions, owner_id, callback_url)
+            _explain_conflict(submissions, idempotency)
+    return _promise_batch(submissions, owner_id, callback_url, idempotency, standing or {})
 
 
-def _promise_batch(submissions: Sequence[Submission], owner_id: int, callback_url: str) -> tuple[Batch, list[Job]]:
+def _promise_batch(
+    submissions: Sequence[Submission],
+    owner_id: int,
+    callback_url: str,
+    idempotency: Idempotency | None,
+    standing: Mapping[int, Job],
+) -> tuple[Batch, list[Job]]:
+    teams = {each.team_id for each in submissions}
     with transaction.atomic():
         batch = Batch.objects.create(
-            owner_id=owner_id, total=len(submissions), callback_url=callback_url, created_at=statements().now()
+            owner_id=owner_id,
+            team_id=teams.pop() if len(teams) == 1 else None,
+            total=len(submissions),
+            callback_url=callback_url,
+            created_at=statements().now(),
         )
-        return batch, _promise(submissions, None, batch.pk)
+        if idempotency:
+            _remember(idempotency, batch.created_at, batch=batch, standing=standing)
+        if submissions:
+            return batch, _promise(submissions, None, batch.pk)
+        transaction.on_commit(lambda: close_batches([batch.pk]))
+        return batch, []
+
+
+def remember_standing(idempotency: Idempotency, standing: Job) -> None:
+    """Bind an idempotency key to the job that its submission was given in place of a new one.
+
+    Raises:
+        AlreadySubmitted: the key came before with the same submission; carries what it made.
+        KeyReused: the key came before with another submission.
+        Job.DoesNotExist: the standing job was removed meanwhile.
+    """
+    try:
+        with transaction.atomic():
+            _remember(idempotency, statements().now(), job=standing, standing={0: standing})
+    except IntegrityError as error:
+        _explain_conflict([], idempotency)
+        raise Job.DoesNotExist from error
 
 
 def _promise(submissions: Sequence[Submission], idempotency: Idempotency | None, batch_id: UUID | None) -> list[Job]:
@@ -129,8 +182,9 @@ def _promise(submissions: Sequence[Submission], idempotency: Idempotency | None,
         if uploads:
             JobUpload.objects.bulk_create(uploads)
         if idempotency:
-            _remember(idempotency, jobs[0], now)
+            _remember(idempotency, now, job=jobs[0])
         tell_of_new(alike)
+        metrics.count_accepted(alike)
         limits.let_in(some[0] for some in alike)
         ring_on_commit(jobs)
     return jobs
@@ -159,6 +213,7 @@ def _new_jobs(
             "callback_events": list(each.callback_events),
             "tags": list(each.tags),
             "metadata": dict(each.metadata),
+            "unique_key": each.unique_key,
         }
         alike[-1].append(job_of(values))
     first = sorts[0]
@@ -174,6 +229,7 @@ def _values_of(submission: Submission, now: datetime, batch_id: UUID | None) -> 
         "owner_id": submission.owner_id,
         "team_id": submission.team_id,
         "batch_id": batch_id,
+        "retried_from_id": submission.retried_from_id,
         "kind": submission.kind.name,
         "queue": submission.kind.queue,
         "priority": submission.priority,
@@ -181,7 +237,6 @@ def _values_of(submission: Submission, now: datetime, batch_id: UUID | None) -> 
         "timeout_seconds": submission.timeout_seconds or submission.kind.timeout_seconds,
         "start_within_seconds": submission.start_within_seconds,
         "deadline_seconds": submission.deadline_seconds,
-        "unique_key": submission.unique_key,
         "callback_url": submission.callback_url,
         "created_at": now,
         "run_at": submission.run_at,
@@ -197,15 +252,25 @@ def after(now: datetime, seconds: int | None) -> datetime | None:
     return None if seconds is None else now + timedelta(seconds=seconds)
 
 
-def _remember(idempotency: Idempotency, job: Job, now: datetime) -> None:
-    """Bind the key to the job; a key that is past its day may be used again."""
+def _remember(
+    idempotency: Idempotency,
+    now: datetime,
+    *,
+    job: Job | None = None,
+    batch: Batch | None = None,
+    standing: Mapping[int, Job] | None = None,
+) -> None:
+    """Bind the key to what was made; a key that is past its day may be used again."""
     old = now - timedelta(hours=IDEMPOTENCY_HOURS)
-    IdempotencyKey.objects.filter(owner_id=job.owner_id, key=idempotency.key, created_at__lt=old).delete()
+    keys = IdempotencyKey.objects.filter(owner_id=idempotency.owner_id, key=idempotency.key)
+    keys.filter(created_at__lt=old).delete()
     IdempotencyKey.objects.create(
-        owner_id=job.owner_id,
+        owner_id=idempotency.owner_id,
         key=idempotency.key,
         fingerprint=idempotency.fingerprint,
         job=job,
+        batch=batch,
+        standing={str(place): str(each.pk) for place, each in (standing or {}).items()},
         created_at=now,
     )
 
@@ -218,18 +283,26 @@ def _is_conflict(error: Exception) -> bool:
 def _explain_conflict(submissions: Sequence[Submission], idempotency: Idempotency | None) -> None:
     """Say which promise stood already, read after the losing transaction is over."""
     if idempotency:
-        known = (
-            IdempotencyKey.objects.filter(owner_id=submissions[0].owner_id, key=idempotency.key)
-            .select_related("job")
-            .first()
-        )
-        if known and known.fingerprint == idempotency.fingerprint:
-            raise AlreadySubmitted(known.job)
-        if known:
-            raise KeyReused("This Idempotency-Key came before with another submission.")
+        recall(idempotency)
     for each in submissions:
         if standing := standing_job(each):
             raise UniqueKeyTaken(standing)
+
+
+def recall(idempotency: Idempotency) -> None:
+    """Say what an idempotency key made before, if it did.
+
+    Raises:
+        AlreadySubmitted: it came before with the same submission; carries what it made.
+        KeyReused: it came before with another submission.
+    """
+    since = statements().now() - timedelta(hours=IDEMPOTENCY_HOURS)
+    keys = IdempotencyKey.objects.filter(owner_id=idempotency.owner_id, key=idempotency.key, created_at__gte=since)
+    known = keys.select_related("job", "batch").first()
+    if known and known.fingerprint == idempotency.fingerprint:
+        raise AlreadySubmitted(known)
+    if known:
+        raise KeyReused("This Idempotency-Key came before with another submission.")
 
 
 def standing_job(submission: Submission) -> Job | None:
@@ -242,3 +315,22 @@ def standing_job(submission: Submission) -> Job | None:
         unique_key=submission.unique_key,
         status__in=[PENDING, RUNNING],
     ).first()
+
+
+def standing_jobs(submissions: Sequence[Submission]) -> dict[int, Job]:
+    """Find the unfinished jobs that hold unique keys of one user's submissions. Index: job_unique_key.
+
+    Returns:
+        The jobs, each by the place of its submission.
+    """
+    places = {(each.kind.name, each.unique_key): place for place, each in enumerate(submissions) if each.unique_key}
+    found: dict[int, Job] = {}
+    for kind in {name for name, _ in places}:
+        holding = Job.objects.filter(
+            owner_id=submissions[0].owner_id,
+            kind=kind,
+            unique_key__in=[key for name, key in places if name == kind],
+            status__in=[PENDING, RUNNING],
+        )
+        found |= {places[kind, job.unique_key]: job for job in holding if job.unique_key}
+    return found

@@ -11,7 +11,7 @@ from uuid import UUID
 from django.db import transaction
 from django.db.models import F, Q
 
-from jobs import limits
+from jobs import limits, metrics
 from jobs.lifecycle.transitions import (
     CANCELLED,
     FAILED,
@@ -112,6 +112,7 @@ def disown(worker: UUID) -> int:
 
 
 def _count_crash(job: Job, now: datetime) -> Job:
+    metrics.count_crash(job.kind)
     crashes = job.crashes + 1
     changes: dict[str, Any] = {"crashes": crashes, "worker": None, "lease_until": None, "gate": 0, "alone": True}
     if job.cancel_requested_at:

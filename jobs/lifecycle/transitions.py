@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -14,7 +14,7 @@ from django.conf import settings
 from django.db import transaction
 from django.db.models import Exists, F, OuterRef, Q
 
-from jobs import doorbell, limits, log, wakeup
+from jobs import doorbell, limits, log, metrics, wakeup
 from jobs.failures import UnknownKind
 from jobs.kinds import get_kind
 from jobs.models import FINAL, Batch, Event, EventType, Job, Status
@@ -97,6 +97,7 @@ def move(
     if not moved:
         raise RuntimeError(f"{transition} of {job.pk}: the locked row changed")
     job = Job.objects.get(pk=job.pk)
+    metrics.count_move(transition, job)
     append([log.Line(job=job, type=event or EVENT_OF_END[status], at=at, sequence=job.sequence, extra=extra or {})])
     return job
 
@@ -130,14 +131,19 @@ def tell(told: Sequence[Told]) -> None:
 
 
 def tell_of_new(alike: Sequence[Sequence[Job]]) -> None:
-    """Do the same for jobs that were just accepted.
+    """Do the same for jobs that were just accepted; a `callbackUrl` that isn't to hear of it costs nothing.
 
     Args:
-        alike: the jobs, those with the same owner and the same `callback_url` together.
+        alike: the jobs, those of the same owner together.
     """
     hearing = _hearing({some[0].owner_id for some in alike})
-    heard = [some for some in alike if some[0].callback_url or some[0].owner_id in hearing]
-    _tell_subscribers([Told(job=job, first=1) for some in heard for job in some])
+    heard = [
+        Told(job=job, first=1)
+        for some in alike
+        for job in some
+        if job.owner_id in hearing or (job.callback_url and EventType.ACCEPTED in job.callback_events)
+    ]
+    _tell_subscribers(heard)
     transaction.on_commit(wakeup.tell_news)
 
 
@@ -148,9 +154,12 @@ def _hearing(owner_ids: Collection[int]) -> set[int]:
 def _tell_subscribers(heard: Sequence[Told]) -> None:
     if not heard:
         return
-    ranges = Q()
+    by_first: dict[int, list[UUID]] = defaultdict(list)
     for each in heard:
-        ranges |= Q(job=each.job.pk, sequence__gte=each.first)
+        by_first[each.first].append(each.job.pk)
+    ranges = Q()  # one term each for a thousand jobs would be more than SQLite reads
+    for first, ids in by_first.items():
+        ranges |= Q(job__in=ids, sequence__gte=first)
     jobs = {each.job.pk: each.job for each in heard}
     events = [(event, jobs[event.job_id]) for event in Event.objects.filter(ranges).order_by("id") if event.job_id]
     for subscriber in subscribers():
@@ -196,7 +205,9 @@ def close_batches(batch_ids: Iterable[UUID]) -> int:
         for batch in complete:
             batch.sequence, batch.finished_at = batch.sequence + 1, now
         Batch.objects.bulk_update(complete, ["sequence", "finished_at"])
-        log.append_batches(complete, now)
+        events = log.append_batches(complete, now)
+        for each in subscribers():
+            each.on_batches(list(zip(events, complete, strict=True)))
         transaction.on_commit(wakeup.tell_news)
     return len(complete)
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from rest_framework import serializers
 
-from jobs.api.serializers import ASKABLE_EVENTS, StrictSerializer, TextField
+from jobs.api.serializers import ASKABLE_EVENTS, FlagField, StrictSerializer, TextField
 from jobs.kinds import all_kinds
 from jobs.models import EventType
 from notifications import destinations
@@ -22,10 +22,10 @@ class WebhookSerializer(StrictSerializer):
     id = serializers.UUIDField(read_only=True)
     url = TextField(max_length=2048)
     eventTypes = serializers.ListField(
-        source="event_types", child=serializers.ChoiceField(EVENT_TYPES), allow_empty=False, max_length=20
+        source="event_types", child=serializers.ChoiceField(EVENT_TYPES), min_length=1, max_length=20
     )
     kinds = serializers.ListField(child=TextField(max_length=100), default=list, max_length=100)
-    active = serializers.BooleanField(source="is_active", default=True)
+    active = FlagField(source="is_active", default=True)
     disabledReason = serializers.CharField(source="disabled_reason", read_only=True)
     createdAt = serializers.DateTimeField(source="created_at", read_only=True)
 
@@ -71,7 +71,8 @@ class DeliverySerializer(serializers.Serializer[Any]):
     id = serializers.UUIDField()
     webhook = serializers.UUIDField(source="webhook_id", allow_null=True)
     url = serializers.CharField()
-    jobId = serializers.UUIDField(source="job_id")
+    jobId = serializers.UUIDField(source="job_id", allow_null=True, help_text="Null where the event is a batch's.")
+    batchId = serializers.UUIDField(source="event.batch_id", allow_null=True)
     sequence = serializers.IntegerField(source="event.sequence")
     type = serializers.CharField(source="event.type")
     status = serializers.ChoiceField(DeliveryStatus.choices)

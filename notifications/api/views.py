@@ -7,6 +7,7 @@ from typing import Any
 from uuid import UUID
 
 from django.conf import settings
+from django.db import transaction
 from django.db.models import QuerySet
 from django.http import Http404
 from drf_spectacular.types import OpenApiTypes
@@ -18,6 +19,7 @@ from rest_framework.views import APIView
 
 from jobs.api.authentication import user_of
 from jobs.api.serializers import ProblemSerializer
+from jobs.models import Scope
 from notifications import destinations
 from notifications.api.serializers import (
     DeliveryListSerializer,
@@ -27,6 +29,7 @@ from notifications.api.serializers import (
     WebhookSerializer,
     changed,
 )
+from notifications.listener import remove_deliveries
 from notifications.models import Delivery, DeliveryStatus, Webhook
 from notifications.webhooks.secrets import callback_secret
 from notifications.webhooks.signing import new_secret
@@ -94,13 +97,16 @@ class OneWebhook(APIView):
     def delete(self, request: Request, webhook_id: UUID) -> Response:
         """Forget a webhook; what waits to be sent to it is dropped."""
         webhook = own_webhook(request, webhook_id)
-        Delivery.objects.filter(webhook=webhook, status=DeliveryStatus.PENDING).delete()
-        webhook.delete()
+        with transaction.atomic():
+            remove_deliveries(Delivery.objects.filter(webhook=webhook, status=DeliveryStatus.PENDING))
+            webhook.delete()
         return Response(status=HTTPStatus.NO_CONTENT)
 
 
 class WebhookSecret(APIView):
     """What signs a webhook."""
+
+    scopes = {"GET": Scope.MANAGE}
 
     @extend_schema(operation_id="getWebhookSecret", responses={200: SecretSerializer, **PROBLEMS})
     def get(self, request: Request, webhook_id: UUID) -> Response:
@@ -110,6 +116,8 @@ class WebhookSecret(APIView):
 
 class UserCallbackSecret(APIView):
     """What signs the callbacks of the asker's jobs."""
+
+    scopes = {"GET": Scope.MANAGE}
 
     @extend_schema(operation_id="getCallbackSecret", responses={200: SecretSerializer, **PROBLEMS})
     def get(self, request: Request) -> Response:
@@ -134,9 +142,9 @@ class Deliveries(APIView):
         """List deliveries, newest first, with each attempt."""
         found = own_deliveries(request)
         for name, column in (("webhook", "webhook"), ("job", "job"), ("cursor", "pk__lt")):
-            if value := request.query_params.get(name):
+            if (value := request.query_params.get(name)) is not None:
                 found = found.filter(**{column: as_uuid(name, value)})
-        if status := request.query_params.get("status"):
+        if (status := request.query_params.get("status")) is not None:
             if status not in DeliveryStatus.values:
                 raise ValidationError({"status": [f"There is no status {status}."]})
             found = found.filter(status=status)
@@ -158,8 +166,8 @@ class OneDelivery(APIView):
 
 
 def own_deliveries(request: Request) -> QuerySet[Delivery]:
-    """Find the deliveries of the asker's jobs."""
-    found = Delivery.objects.filter(job__owner=request.user.pk)
+    """Find the deliveries of the asker's jobs and batches; each user has endpoints of one's own."""
+    found = Delivery.objects.filter(endpoint__user=request.user.pk)
     return found.select_related("event").prefetch_related("tries")
 
 

@@ -12,7 +12,7 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing, suppress
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import parse_qs, urlsplit
 from uuid import UUID
 
 from channels.db import database_sync_to_async
@@ -21,13 +21,13 @@ from django.conf import settings
 from django.db import DatabaseError, InterfaceError
 from django.http.request import split_domain_port, validate_host
 
-from jobs import log
+from jobs import log, metrics
 from jobs.api.listing import with_artifacts
 from jobs.credentials import find_token
 from jobs.estimates import with_estimates
 from jobs.hub import JobGone, News, NoLongerAllowed, TooSlow, Watcher, hub
 from jobs.log import NotRecovered, Position, finishing_artifacts, position_of
-from jobs.models import Job
+from jobs.models import Job, Scope
 from jobs.representation import as_json, single_job_as_dict
 from jobs.visibility import Viewer, viewer_of
 
@@ -83,7 +83,8 @@ class JobsConsumer(AsyncWebsocketConsumer):
         self._staying: asyncio.Task[None] | None = None
         self._subscriptions: dict[UUID | None, asyncio.Task[None]] = {}
         try:
-            await super().__call__(scope, receive, send)
+            with metrics.connection(metrics.Door.WEBSOCKET):
+                await super().__call__(scope, receive, send)
         finally:
             for task in self._tasks():
                 task.cancel()
@@ -172,6 +173,9 @@ class JobsConsumer(AsyncWebsocketConsumer):
         if scheme.lower() == "bearer":
             viewer: Viewer | None = await database_sync_to_async(viewer_by_token)(token.strip())
             return viewer
+        if tokens := parse_qs(self.scope["query_string"].decode("latin-1")).get("token"):
+            viewer = await database_sync_to_async(viewer_by_url_token)(tokens[-1])
+            return viewer
         user = self.scope.get("user")
         if user is None or not is_own_origin(
             headers.get(b"origin", b"").decode("latin-1"), headers.get(b"host", b"").decode("latin-1")
@@ -208,6 +212,8 @@ class JobsConsumer(AsyncWebsocketConsumer):
         self._start(job_id, (await hub()).watch_job(viewer, job_id, begin))
 
     async def _subscribe_to_all(self, viewer: Viewer, message: dict[str, Any]) -> None:
+        if viewer.job_id is not None:
+            raise Refused("insufficient_scope", "This watch token is bound to one job; subscribe to that job.")
         cursor, scope = message.get("cursor"), message.get("scope")
         if cursor is not None and not isinstance(cursor, str):
             raise Refused("bad_cursor", "The cursor must be text.")
@@ -335,9 +341,15 @@ def _origin(url: str) -> str:
 
 
 def viewer_by_token(text: str) -> Viewer | None:
-    """Find who comes with a token."""
+    """Find who comes with a token that may read."""
     token = find_token(text)
-    return viewer_of(token.user, token) if token else None
+    return viewer_of(token.user, token) if token and (token.is_watch_token or token.may(Scope.READ)) else None
+
+
+def viewer_by_url_token(text: str) -> Viewer | None:
+    """Find who comes with a token in the URL, where watch tokens alone may stand."""
+    token = find_token(text)
+    return viewer_of(token.user, token) if token and token.is_watch_token else None
 
 
 def viewer_by_session(user: Any, session: str | None) -> Viewer | None:
@@ -347,6 +359,8 @@ def viewer_by_session(user: Any, session: str | None) -> Viewer | None:
 
 def visible_job(viewer: Viewer, job_id: UUID) -> dict[str, Any] | None:
     """Show a job to somebody who may see it."""
+    if viewer.job_id not in (None, job_id):
+        return None
     job = with_artifacts(Job.objects.filter(viewer.visible(), pk=job_id)).first()
     return with_estimates(job, single_job_as_dict(job, finishing_artifacts(job))) if job else None
 

@@ -17,8 +17,9 @@ from uuid import UUID
 from channels.db import database_sync_to_async
 from django.http.request import MediaType
 
+from jobs import metrics
 from jobs.api.streams import DOOR, GRANT, Grant
-from jobs.api.waiting import Answer, Application, Message, Receive, Send, ask, client_leaves
+from jobs.api.waiting import AGAIN, Answer, Application, Message, Receive, Send, ask, client_leaves
 from jobs.hub import JobGone, News, NoLongerAllowed, TooSlow, hub
 from jobs.log import position_of
 from jobs.models import Job
@@ -33,6 +34,7 @@ HEADERS = [
     (b"x-accel-buffering", b"no"),
     (b"x-content-type-options", b"nosniff"),
 ]
+COMMON = re.compile(rb"access-control-.+|vary|referrer-policy|ratelimit(-policy)?")
 
 
 class EventStreams:
@@ -53,10 +55,12 @@ class EventStreams:
         if grant is None:
             await answer.send_by(send)
         elif grant.is_over:  # nothing more will come: 204 stops EventSource
-            await send({"type": "http.response.start", "status": HTTPStatus.NO_CONTENT, "headers": []})
+            start = {"type": "http.response.start", "status": HTTPStatus.NO_CONTENT, "headers": common_headers(answer)}
+            await send(start)
             await send({"type": "http.response.body", "body": b""})
         else:
-            await stream(grant, receive, send, is_reset=is_reset)
+            with metrics.connection(metrics.Door.STREAM):
+                await stream(grant, receive, send, is_reset=is_reset, headers=common_headers(answer))
 
 
 def wants_stream(scope: Message) -> bool:
@@ -87,7 +91,7 @@ def without_cursor(question: Message) -> Message:
     """Ask for a stream from now on."""
     query = [each for each in parse_qsl(question["query_string"].decode("ascii")) if each[0] != "cursor"]
     headers = [each for each in question["headers"] if each[0] != b"last-event-id"]
-    return {**question, "headers": headers, "query_string": urlencode(query).encode()}
+    return {**question, AGAIN: True, "headers": headers, "query_string": urlencode(query).encode()}
 
 
 def grant_of(answer: Answer) -> Grant | None:
@@ -96,7 +100,14 @@ def grant_of(answer: Answer) -> Grant | None:
     return Grant.of_text(text.decode()) if answer.status == HTTPStatus.OK and text else None
 
 
-async def stream(grant: Grant, receive: Receive, send: Send, *, is_reset: bool) -> None:
+def common_headers(answer: Answer) -> list[tuple[bytes, bytes]]:
+    """Give what the application says in all its answers: who may read them elsewhere, and what is left of a rate."""
+    return [(name, value) for name, value in answer.start["headers"] if COMMON.fullmatch(name.lower())]
+
+
+async def stream(
+    grant: Grant, receive: Receive, send: Send, *, is_reset: bool, headers: list[tuple[bytes, bytes]]
+) -> None:
     """Send events until the final one, or until the client leaves.
 
     Args:
@@ -104,8 +115,9 @@ async def stream(grant: Grant, receive: Receive, send: Send, *, is_reset: bool) 
         receive: the client's side; says when it leaves.
         send: the server's side.
         is_reset: whether the client's cursor could not be followed, which it is told first.
+        headers: what goes out beside the stream's own.
     """
-    await send({"type": "http.response.start", "status": HTTPStatus.OK, "headers": HEADERS})
+    await send({"type": "http.response.start", "status": HTTPStatus.OK, "headers": [*HEADERS, *headers]})
     beginning = f"retry: {RETRY_MILLISECONDS}\n\n"
     if is_reset:
         beginning += f"event: reset\nid: {grant.cursor}\ndata: {as_json({'cursor': grant.cursor})}\n\n"

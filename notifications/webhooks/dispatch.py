@@ -21,7 +21,7 @@ from django.db.models import Exists, F, OuterRef, Prefetch, Q, QuerySet
 from jobs.models import Artifact
 from jobs.process import is_stopping
 from jobs.sql import statements
-from notifications import destinations
+from notifications import destinations, metrics
 from notifications.models import Delivery, DeliveryAttempt, DeliveryStatus, Endpoint, Webhook
 from notifications.webhooks import envelope
 from notifications.webhooks.answer import Answer
@@ -92,13 +92,13 @@ def serve(endpoint: Endpoint) -> int:
 
 def next_delivery(endpoint: Endpoint) -> Delivery | None:
     """Find what an endpoint is owed first. Index: delivery_due."""
-    files = Prefetch("job__artifacts", Artifact.objects.order_by("id"))
+    files = Prefetch("event__job__artifacts", Artifact.objects.order_by("id"))
     return (
         Delivery.objects.filter(
             endpoint=endpoint, status=DeliveryStatus.PENDING, next_attempt_at__lte=statements().now()
         )
         .order_by("next_attempt_at", "id")
-        .select_related("webhook", "event", "job", "endpoint")
+        .select_related("webhook", "event__job", "event__batch", "endpoint")
         .prefetch_related(files)
         .first()
     )
@@ -116,10 +116,10 @@ def attempt(delivery: Delivery) -> None:
         unsent = Answer(status_code=None, duration_seconds=0.0, error_code=error.code, error=error.message)
         record(delivery, begun, unsent)
         return
-    body = envelope.body_of(delivery.event, delivery.job)
+    body = envelope.body_of(delivery.event)
     headers = signed_headers(
         secrets=secrets,
-        event_id=str(envelope.id_of(delivery.event, delivery.job)),
+        event_id=str(envelope.id_of(delivery.event)),
         sent_at=begun,
         body=body,
         version=settings.VERSION,
@@ -149,6 +149,7 @@ def record(delivery: Delivery, begun: datetime, answer: Answer) -> None:
             error_code=answer.error_code or "",
             error=answer.error or "",
         )
+    metrics.count_attempt(changes.get("status"), answer.duration_seconds)
     logger.info(
         "delivery %s: attempt %d to %s: %s",
         delivery.pk,
@@ -179,9 +180,10 @@ def forget(delivery: Delivery) -> None:
 def disable(webhook_id: UUID, reason: str) -> None:
     """Send nothing more to a webhook until its owner turns it on again; what waits for it fails."""
     Webhook.objects.filter(pk=webhook_id).update(is_active=False, disabled_reason=reason)
-    Delivery.objects.filter(webhook=webhook_id, status=DeliveryStatus.PENDING).update(
+    given_up = Delivery.objects.filter(webhook=webhook_id, status=DeliveryStatus.PENDING).update(
         status=DeliveryStatus.FAILED, finished_at=statements().now(), next_attempt_at=None
     )
+    metrics.count_given_up(given_up)
 
 
 @cache

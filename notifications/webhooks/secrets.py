@@ -27,7 +27,7 @@ def signing_secrets(delivery: Delivery, now: datetime) -> list[str]:
         SecretUnreadable: it can't be decrypted.
     """
     holder: Webhook | CallbackSecret
-    holder = delivery.webhook or callback_secret(delivery.job.owner_id)
+    holder = delivery.webhook or callback_secret(delivery.event.owner_id)
     secrets = [holder.secret]
     if holder.previous_secret and holder.previous_secret_until and holder.previous_secret_until > now:
         secrets.append(holder.previous_secret)

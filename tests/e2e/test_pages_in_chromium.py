@@ -304,7 +304,22 @@ def test_a_phone_shows_every_page_without_scrolling_sideways(
     page = open_page("/").page
     page.get_by_role("radio", name=theme.capitalize()).check()
     page.set_viewport_size({"width": 390, "height": 844})
-    for path in ("/", f"/jobs/{job_id}", "/start", "/start?kind=demo.countdown"):
+    for path in ("/", f"/jobs/{job_id}", "/start", "/start?kind=demo.countdown", "/api/docs"):
         page.goto(path)
         assert page.evaluate("document.documentElement.scrollWidth") == 390, path
         assert page.evaluate("getComputedStyle(document.documentElement).colorScheme") == theme
+
+
+def test_the_page_of_the_api_needs_no_sign_in_and_nothing_from_elsewhere(browser: Browser, stack: Stack) -> None:
+    context = browser.new_context(base_url=stack.url, locale="en-GB")
+    watched = Watched(page=context.new_page())
+    watch(watched, stack.url)
+    page = watched.page
+    page.goto("/api/docs")
+    operation = page.locator("#submitJob")
+    expect(operation.get_by_text("Receipt").first).to_be_hidden()
+    operation.locator("summary").click()
+    operation.get_by_role("link", name="Receipt").first.click()
+    expect(page.get_by_role("heading", name="Receipt", exact=True)).to_be_in_viewport()
+    assert watched.faults == []
+    context.close()

@@ -19,7 +19,7 @@ from knox.models import AuthToken
 
 from jobs import lifecycle, log, queues
 from jobs.admin import read_only
-from jobs.credentials import create_token
+from jobs.credentials import create_token, find_token, make_watch_token
 from jobs.lifecycle import Beat, Outcome
 from jobs.models import Artifact, Job, PausedQueue, Status, Token, Upload, Worker
 from tests.factories import claimed_job, new_job, new_user
@@ -418,13 +418,46 @@ def test_a_token_is_listed_and_revoked_and_its_digest_never_shown(client: Client
     assert LogEntry.objects.get().object_id == token.token_key
 
 
-def test_tokens_are_neither_made_nor_changed_here(client: Client) -> None:
-    create_token(new_user(), "laptop")
+def test_a_token_is_made_and_shown_once(client: Client) -> None:
+    user = new_user()
+    form = {"user": user.pk, "name": "laptop", "scopes": ["read"], "days": "30"}
+    assert 'name="scopes"' in read(client, "/admin/jobs/token/add/")
+    made = client.post("/admin/jobs/token/add/", form)
     token = Token.objects.get()
-    assert client.post("/admin/jobs/token/add/", {}).status_code == 403
+    assert (token.user, token.name, token.scopes) == (user, "laptop", ["read"])
+    assert timedelta(days=29) < token.expiry - timezone.now() <= timedelta(days=30)
+    texts = re.findall(r"<code>([0-9a-f]{64})</code>", made.content.decode())
+    assert [find_token(text) for text in texts] == [token]
+    assert "no-store" in made["Cache-Control"]
+    assert not any(text in read(client, path) for text in texts for path in ("/admin/jobs/token/", "/admin/"))
+    assert LogEntry.objects.get().object_id == token.token_key
+
+
+def test_a_wrong_wish_for_a_token_makes_none(client: Client) -> None:
+    for form in ({}, {"user": new_user().pk, "name": "x", "scopes": ["watch"]}, {"user": 0, "name": "x"}):
+        assert "errorlist" in client.post("/admin/jobs/token/add/", form).content.decode()
+    assert not Token.objects.exists()
+
+
+def test_who_is_no_superuser_makes_tokens_for_oneself_alone() -> None:
+    maker, other = staff("jobs.view_token", "jobs.add_token"), new_user()
+    client = client_of(maker)
+    client.post("/admin/jobs/token/add/", {"user": other.pk, "name": "x"})
+    assert not Token.objects.exists()
+    client.post("/admin/jobs/token/add/", {"user": maker.pk, "name": "x"})
+    assert Token.objects.get().user == maker
+    assert client_of(staff("jobs.view_token")).post("/admin/jobs/token/add/", {}).status_code == 403
+
+
+def test_tokens_are_not_changed_here_and_watch_tokens_not_seen(client: Client) -> None:
+    user = new_user()
+    create_token(user, "laptop")
+    token = Token.objects.get()
+    make_watch_token(user, expires_in=timedelta(minutes=1), job_id=None, parent=token, session=None)
     for ident in (token.token_key, token.pk):
         assert client.get(f"/admin/jobs/token/{ident}/change/").headers["Location"] == "/admin/jobs/token/"
         assert client.get(f"/admin/jobs/token/{ident}/history/").headers["Location"] == "/admin/jobs/token/"
+    assert "watch token" not in read(client, "/admin/jobs/token/")
     assert not admin.site.is_registered(AuthToken)
 
 

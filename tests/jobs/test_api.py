@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
-import re
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -517,19 +516,7 @@ def test_a_broken_form_is_400(caller: Caller) -> None:
 
 # --- Who sees what ----------------------------------------------------------------------------------------------------
 
-# Each path of the API that names something of somebody: how another user is answered, by method.
-OWNED: dict[str, dict[str, int]] = {
-    "job-status": {"get": 404},
-    "job": {"get": 404, "delete": 404},
-    "job-cancel": {"post": 404},
-    "job-retry": {"post": 404},
-    "job-events": {"get": 404},
-    "webhook": {"get": 404, "patch": 404, "delete": 404},
-    "webhook-secret": {"get": 404},
-    "delivery": {"get": 404},
-    "artifact": {"get": 403},  # the signature is the credential
-}
-NAMES_NOTHING = {"jobs", "events", "kinds", "webhooks", "callback-secret", "deliveries", "schema"}
+# The whole table is in test_authorisation.py.
 
 
 def api_paths(resolver: URLResolver | None = None, prefix: str = "") -> Iterator[tuple[str, URLPattern]]:
@@ -539,64 +526,6 @@ def api_paths(resolver: URLResolver | None = None, prefix: str = "") -> Iterator
             yield from api_paths(each, route)
         elif route.startswith("api/"):
             yield route, each
-
-
-def path_of(name: str, arguments: dict[str, Any] | None = None) -> str:
-    """Fill in a path of the API; the pages have some of the same names."""
-    (route,) = [route for route, pattern in api_paths() if pattern.name == name]
-    for argument, value in (arguments or {}).items():
-        route = re.sub(f"<[a-z]+:{argument}>", str(value), route)
-    return f"/{route}"
-
-
-def something_of(caller: Caller, name: str) -> dict[str, Any]:
-    """Make what a path names, and give the path's arguments."""
-    from notifications.models import Delivery
-
-    if name.startswith("webhook"):
-        created = caller.post("/api/webhooks", {"url": "https://1.1.1.1/hook", "eventTypes": ["job.*"]})
-        return {"webhook_id": created.json()["id"]}
-    job = completed_job(caller, callback_url="https://1.1.1.1/hook", callback_events=["job.completed"])
-    if name == "delivery":
-        return {"delivery_id": Delivery.objects.get().pk}
-    if name == "artifact":
-        artifact_of(job)
-        return {"artifact_id": Artifact.objects.get().pk, "name": "out.txt"}
-    return {"job_id": job.pk}
-
-
-def test_every_path_of_the_api_is_in_the_matrix() -> None:
-    names = {pattern.name for _, pattern in api_paths()}
-    assert names == {*OWNED, *NAMES_NOTHING}
-
-
-@pytest.mark.parametrize("name", OWNED)
-def test_another_users_things_are_not_found(caller: Caller, name: str) -> None:
-    owner = Caller()
-    path = path_of(name, something_of(owner, name))
-    view = next(pattern for _, pattern in api_paths() if pattern.name == name).callback
-    known = set(getattr(getattr(view, "cls", None), "http_method_names", ["get"]))
-    served = {method for method in known if hasattr(getattr(view, "cls", None), method)} or {"get"}
-    assert served - {"options", "head"} == set(OWNED[name]), "a method without an entry in the matrix"
-    for method, status in OWNED[name].items():
-        send: Callable[..., Response] = getattr(caller.client, method)
-        check_problem(
-            send(path, data="{}", content_type="application/json") if method == "patch" else send(path), status
-        )
-    assert Job.objects.filter(owner=owner.user).count() == (0 if name.startswith("webhook") else 1)
-
-
-@pytest.mark.parametrize("name", [*OWNED, *NAMES_NOTHING])
-def test_every_path_asks_who_is_there(caller: Caller, name: str) -> None:
-    path = path_of(name, something_of(caller, name) if name in OWNED else None)
-    response = Client(raise_request_exception=False).get(path)
-    if name == "schema":
-        assert response.status_code == 200
-    elif name == "artifact":
-        check_problem(response, 403)
-    else:
-        check_problem(response, 401)
-        assert response["WWW-Authenticate"] == "Bearer"
 
 
 @pytest.mark.parametrize("header", ["Bearer", "Bearer ", "Bearer x", "Bearer é", "Bearer \0", "Bearer " + "x" * 9000])
@@ -950,7 +879,6 @@ def test_an_artifact_whose_job_or_file_is_gone_is_404(caller: Caller) -> None:
         ("bytes=5-2", 200, None, b"0123456789"),  # invalid, so it is ignored (RFC 9110 §14.1.1)
         ("bytes=-", 200, None, b"0123456789"),
         ("bytes=a-b", 200, None, b"0123456789"),
-        ("bytes=0-1,3-4", 200, None, b"0123456789"),
         ("lines=0-1", 200, None, b"0123456789"),
         ("bytes=" + "9" * 100 + "-", 200, None, b"0123456789"),
     ],
@@ -1031,8 +959,8 @@ def test_any_json_is_accepted_whole_or_refused_whole(caller: Caller, body: Any) 
 @pytest.mark.parametrize(
     ("path", "queries"),
     [
-        ("/api/jobs/{}", 4),
-        ("/api/jobs/status/{}", 4),
+        ("/api/jobs/{}", 2),
+        ("/api/jobs/status/{}", 2),
         ("/api/jobs/{}/events", 6),
         ("/api/jobs", 4),
         ("/api/kinds", 1),

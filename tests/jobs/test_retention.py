@@ -92,7 +92,7 @@ def test_an_expired_job_goes_with_all_that_belongs_to_it(tmp_path: Path) -> None
     owner = new_user()
     upload = Upload(owner=owner, name="in.csv", size=1, sha256="0" * 64, created_at=timezone.now())
     upload.file.save(f"uploads/{upload.id}", ContentFile(b"1"))
-    key = Idempotency(key="once", fingerprint="0" * 64)
+    key = Idempotency(key="once", owner_id=owner.pk, fingerprint="0" * 64)
     lifecycle.accept([submission(owner, uploads={"file": upload})], key)
     (job,) = lifecycle.claim("default", uuid4())
     Context(job).attach("out.txt", b"2")

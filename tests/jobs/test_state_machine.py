@@ -159,9 +159,11 @@ class LifeOfJobs(RuleBasedStateMachine):
     @rule(target=jobs, owner=st.integers(0, 1), key=st.sampled_from("ab"), fingerprint=st.sampled_from("cd"))
     def accept_with_an_idempotency_key(self, owner: int, key: str, fingerprint: str) -> Any:
         before = Job.objects.count()
-        submission = Submission(kind=get_kind(QUICK), owner_id=self._owners[owner])
+        owner_id = self._owners[owner]
+        submission = Submission(kind=get_kind(QUICK), owner_id=owner_id)
+        idempotency = Idempotency(key=key, owner_id=owner_id, fingerprint=fingerprint * 64)
         try:
-            (job,) = lifecycle.accept([submission], Idempotency(key=key, fingerprint=fingerprint * 64))
+            (job,) = lifecycle.accept([submission], idempotency)
         except (AlreadySubmitted, KeyReused):
             assert Job.objects.count() == before
             return multiple()
