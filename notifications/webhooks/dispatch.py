@@ -12,6 +12,7 @@ import os
 import time
 from datetime import datetime, timedelta
 from functools import cache
+from typing import Any
 from uuid import UUID, uuid4
 
 from django.conf import settings
@@ -159,7 +160,7 @@ def record(delivery: Delivery, begun: datetime, answer: Answer) -> None:
     )
 
 
-def _next_state(delivery: Delivery, number: int, now: datetime, answer: Answer) -> dict[str, object]:
+def _next_state(delivery: Delivery, number: int, now: datetime, answer: Answer) -> dict[str, Any]:
     match verdict(answer):
         case Verdict.DELIVERED:
             return {"status": DeliveryStatus.DELIVERED, "finished_at": now, "next_attempt_at": None}

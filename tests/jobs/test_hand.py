@@ -989,6 +989,7 @@ def heard() -> dict[UUID, list[tuple[str, str]]]:
     """List by job what is delivered where, in the order of the events."""
     told: dict[UUID, list[tuple[str, str]]] = defaultdict(list)
     for each in Delivery.objects.order_by("event", "id").select_related("event"):
+        assert each.job_id
         assert each.event.job_id == each.job_id
         told[each.job_id].append((each.url.rpartition("/")[2], each.event.type))
     return told
