@@ -16,11 +16,12 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from rest_framework import serializers
 
-from jobs import kinds, lifecycle
+from jobs import kinds, lifecycle, retention
 from jobs.api.checks import OWN, SubmissionChecker
 from jobs.kinds import kind
 from jobs.lifecycle import Outcome
 from jobs.models import Batch, Event, IdempotencyKey, Job, Status
+from notifications.models import Delivery, DeliveryStatus
 from tests.factories import new_job, new_user
 from tests.jobs.api_client import Caller, check_problem, pointers_of
 
@@ -396,3 +397,19 @@ def test_the_jobs_of_a_batch_are_listed(caller: Caller) -> None:
     caller.submit()
     listed = caller.get("/api/jobs", {"batch": response.json()["batchId"]}).json()["items"]
     assert [each["jobId"] for each in listed] == ids_of(response)[::-1]
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_batch_without_jobs_stays_while_its_end_is_still_to_be_delivered(caller: Caller) -> None:
+    response = submit(caller, [COUNTDOWN], callbackUrl="https://1.1.1.1/hook")
+    (job,) = lifecycle.claim("default", uuid4())
+    lifecycle.finish([Outcome(job=job)])
+    (delivery,) = caller.get("/api/deliveries").json()["items"]
+    batch_id = response.json()["batchId"]
+    assert (delivery["type"], delivery["jobId"], delivery["batchId"]) == ("batch.completed", None, batch_id)
+    assert caller.delete(f"/api/jobs/{job.pk}").status_code == 204, "it isn't the job's delivery"
+    assert retention.remove_empty_batches(None, 10).removed == 0
+    Delivery.objects.update(status=DeliveryStatus.DELIVERED)
+    assert retention.remove_empty_batches(None, 10).removed == 1
+    assert not Delivery.objects.exists()
+    assert Caller().get("/api/deliveries").json()["items"] == []

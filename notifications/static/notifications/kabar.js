@@ -12,7 +12,7 @@
  * both doors go on from the last sequence or cursor.
  *
  * @typedef {Object} Job the contract's Job: `jobId`, `status`, `done`, `progress`, `result`, `sequence`, `version` …
- * @typedef {Object} KabarEvent the envelope: `id` (null for progress), `type`, `timestamp`, `sequence`, `data` (a Job)
+ * @typedef {Object} KabarEvent the envelope: `id` (null for progress), `type`, `timestamp`, `sequence`, `data` (a Job, or a Batch)
  * @typedef {"idle"|"live"|"reconnecting"|"polling"|"closed"} ConnectionState
  * @typedef {{state: ConnectionState, retryAt: number|null}} Connection `retryAt`: milliseconds since 1970
  */
@@ -302,7 +302,7 @@ class JobWatch extends Watch {
 }
 
 class AllWatch extends Watch {
-  #seen = new Map(); // by job: the last sequence and version; the longest unheard of are forgotten first
+  #seen = new Map(); // by job or batch: the last sequence and version; the longest unheard of are forgotten first
 
   constructor(get, link, options) {
     super(get, link);
@@ -323,11 +323,12 @@ class AllWatch extends Watch {
   take(event, cursor) {
     if (this.isOver) return;
     if (cursor) this.cursor = cursor;
-    const { jobId, version } = event.data;
-    const seen = this.#seen.get(jobId) ?? { sequence: 0, version: 0 };
+    const { jobId, batchId, version = 0 } = event.data; // the Batch of batch.completed has neither jobId nor version
+    const subject = jobId ?? batchId;
+    const seen = this.#seen.get(subject) ?? { sequence: 0, version: 0 };
     if (event.id === null ? version <= seen.version : event.sequence <= seen.sequence) return;
-    this.#seen.delete(jobId);
-    this.#seen.set(jobId, {
+    this.#seen.delete(subject);
+    this.#seen.set(subject, {
       sequence: event.id === null ? seen.sequence : event.sequence,
       version: Math.max(version, seen.version),
     });
