@@ -4,11 +4,13 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-# Three workers side by side in one session, with one total and one report of coverage: what touches the database on
-# SQLite, the same on PostgreSQL, and the rest. Most of them wait most of the time, so three are quicker on two cores.
+# Five workers side by side in one session, with one total and one report of coverage: what touches the database and what
+# looks from outside, each on SQLite and on PostgreSQL, and the rest. They wait much, so five are quicker on two cores.
 BOTH_DATABASES := --dist each --max-worker-restart 0 \
-	--tx popen//env:KABAR_TEST_DATABASE=postgresql \
+	--tx popen//env:KABAR_TEST_DATABASE=postgresql//env:KABAR_TEST_PART=database \
+	--tx popen//env:KABAR_TEST_DATABASE=postgresql//env:KABAR_TEST_PART=e2e \
 	--tx popen//env:KABAR_TEST_DATABASE=sqlite//env:KABAR_TEST_PART=database \
+	--tx popen//env:KABAR_TEST_DATABASE=sqlite//env:KABAR_TEST_PART=e2e \
 	--tx popen//env:KABAR_TEST_DATABASE=sqlite//env:KABAR_TEST_PART=rest
 
 .DEFAULT_GOAL := help

@@ -19,6 +19,7 @@ REQUIRE_ALL = os.environ.get("KABAR_REQUIRE_ALL") == "1"
 # A test that asks for one of these, itself or through another fixture, or is so marked, touches the database.
 DATABASE_FIXTURES = {"db", "transactional_db", "live_server", "django_db_setup", "new_database_url"}
 DATABASE_MARKERS = ("django_db", "sqlite_only", "postgresql_only")
+END_TO_END = Path(__file__).parent / "e2e"
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 
 
@@ -46,16 +47,19 @@ def pytest_report_header(config: pytest.Config) -> str:
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Leave out what belongs to the other database or to another part; tests without any run on SQLite alone."""
     database: str = config.getoption("database")
-    part: str = "database" if database == "postgresql" else config.getoption("part")
-    kept = [item for item in items if _is_for(item, database) and part in ("all", _part_of(item))]
+    part: str = config.getoption("part")
+    parts = {"database", "e2e", "rest"} if part == "all" else {part}
+    if database == "postgresql":
+        parts -= {"rest"}
+    kept = [item for item in items if _is_for(item, database) and _part_of(item) in parts]
     if left_out := [item for item in items if item not in set(kept)]:
         config.hook.pytest_deselected(items=left_out)
         items[:] = kept
 
 
 def _is_for(item: pytest.Item, database: str) -> bool:
-    other = "postgresql_only" if database == "sqlite" else "sqlite_only"
-    return item.get_closest_marker(other) is None
+    others = ["postgresql_only"] if database == "sqlite" else ["sqlite_only", "on_any_database"]
+    return not any(item.get_closest_marker(each) for each in others)
 
 
 def _part_of(item: pytest.Item) -> str:
@@ -65,7 +69,9 @@ def _part_of(item: pytest.Item) -> str:
         or not DATABASE_FIXTURES.isdisjoint(getattr(item, "fixturenames", ()))
         or (cls is not None and issubclass(cls, TransactionTestCase))
     )
-    return "database" if touches_the_database else "rest"
+    if not touches_the_database:
+        return "rest"
+    return "e2e" if END_TO_END in item.path.parents else "database"
 
 
 @pytest.hookimpl(wrapper=True)

@@ -2,8 +2,8 @@
 
 A plugin and no conftest, because pytest-django reads the settings before any conftest is loaded. Each pytest
 process, so each worker of pytest-xdist too, has its own Valkey, data folder and database, and nothing of the caller's
-environment reaches the settings. `make test` runs three workers side by side: what touches the database on SQLite, the
-same on PostgreSQL, and the rest.
+environment reaches the settings. `make test` runs five workers side by side: what touches the database and what looks
+from outside, each on SQLite and on PostgreSQL, and the rest.
 """
 
 from __future__ import annotations
@@ -56,9 +56,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
     group.addoption(
         "--part",
-        choices=("all", "database", "rest"),
+        choices=("all", "database", "e2e", "rest"),
         default=os.environ.get(PART_VARIABLE, "all"),
-        help="all tests, those that touch the database (on PostgreSQL always), or those that don't",
+        help="all tests; those that touch the database, without or only from outside; or those that don't (on SQLite)",
     )
 
 

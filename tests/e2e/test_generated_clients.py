@@ -14,6 +14,8 @@ import pytest
 
 from tests.e2e.stack import Stack
 
+pytestmark = pytest.mark.on_any_database
+
 GENERATE = "from openapi_python_client.cli import app; app()"
 PACKAGE = "kabar_client"
 TYPESCRIPT = """

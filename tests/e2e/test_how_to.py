@@ -27,6 +27,8 @@ MORE_TASKS = '''
 import time
 from pathlib import Path
 
+pytestmark = pytest.mark.on_any_database
+
 
 @adopt("reports.note")
 @shared_task(bind=True)

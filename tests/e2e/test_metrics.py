@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import signal
+from collections import Counter
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -60,12 +61,14 @@ def test_jobs_are_counted_once_though_a_child_is_killed(stack: Stack, client: Cl
     ids = [client.submit(KIND, {"kills": place == 5}) for place in range(20)]
     for job_id in ids:
         assert client.finished(job_id)["status"] == "COMPLETED"
+    logs = [client.get(f"/api/jobs/{job_id}/events").json()["events"] for job_id in ids]
+    told = Counter(event["type"] for log in logs for event in log)
+    # One was killed; what had begun beside it in the hand, if anything had, was put back without its fault.
     expected = {
         "kabar_jobs_accepted_total": 20,
         "kabar_jobs_finished_total": 20,
         "kabar_jobs_crashed_total": 1,
-        "kabar_jobs_retried_total": 1,
-        "kabar_handler_duration_seconds_count": 20,
+        "kabar_jobs_retried_total": told["job.retrying"],
         "kabar_leases_lost_total": 0,
     }
 
@@ -73,9 +76,11 @@ def test_jobs_are_counted_once_though_a_child_is_killed(stack: Stack, client: Cl
         after = scrape(stack)
         return {name: after.total(name, kind=KIND) - before.total(name, kind=KIND) for name in expected}
 
-    wait_until(lambda: grown() == expected, SECONDS)  # counts follow the commits that the client saw
+    # Counts follow the commits that the client saw.
+    wait_until(lambda: grown() == expected, SECONDS, describe=f"{expected}, and it is {grown()}")
     after = scrape(stack)
-    assert after.value("kabar_jobs_retried_total", kind=KIND, reason="worker_lost") == 1
+    assert told["job.retrying"] >= 1
+    assert after.value("kabar_handler_duration_seconds_count", kind=KIND) >= 20
     waits = "kabar_queue_wait_seconds_count"
     assert after.value(waits, queue="default") - before.value(waits, queue="default") >= 21
     wait_until(lambda: scrape(stack).value("kabar_queue_pending", queue="default") == 0, SECONDS)

@@ -20,6 +20,7 @@ EXAMPLES = 5
 RUN = "import sys; from schemathesis.cli import schemathesis; sys.exit(schemathesis())"
 
 
+@pytest.mark.postgresql_only  # the stricter of the two, in what it takes and in what may come between two statements
 @pytest.mark.timeout(420)
 def test_nothing_gets_a_500_or_an_undocumented_answer(stack: Stack, tmp_path: Path) -> None:
     config = tmp_path / "schemathesis.toml"

@@ -14,8 +14,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
+import pytest
+
 from tests.e2e.stack import ROOT, Client, Stack
 from tests.waiting import wait_until
+
+pytestmark = pytest.mark.on_any_database
 
 END_SECONDS = 40.0
 

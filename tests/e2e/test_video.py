@@ -14,6 +14,8 @@ from tests.e2e.stack import Client, Stack
 from tests.jobs.builtin.video_transcode.making import children_of, is_alive, make_video
 from tests.waiting import wait_until
 
+pytestmark = pytest.mark.on_any_database
+
 
 @pytest.fixture(scope="module")
 def long_video(tmp_path_factory: pytest.TempPathFactory) -> Path:
