@@ -50,6 +50,7 @@ class OneHopHandler(ASGIHandler):
         super().__init__()
         self._threads = ThreadPoolExecutor(threads, thread_name_prefix="request")
         self._free = asyncio.Semaphore(threads)
+        self._files = ThreadPoolExecutor(threads, thread_name_prefix="file")  # a storage that hangs holds no request up
         self._probe = ThreadPoolExecutor(1, thread_name_prefix="healthz")
 
     def load_middleware(self, is_async: bool = False) -> None:
@@ -66,10 +67,10 @@ class OneHopHandler(ASGIHandler):
         if scope["path"] == WITHOUT_DATABASE:
             response = await _run(self._probe, context, self.respond, scope, body)
         elif await self._has_thread_by(QUEUE_SECONDS):
-            try:
-                response = await _run(self._threads, context, self.respond, scope, body)
-            finally:
-                self._free.release()
+            answering = asyncio.ensure_future(_run(self._threads, context, self.respond, scope, body))
+            # Once the thread is free, which may be long after the client has gone and this task was cancelled.
+            answering.add_done_callback(lambda _: self._free.release())
+            response = await asyncio.shield(answering)
         else:
             body.close()
             response = _busy()
@@ -81,7 +82,7 @@ class OneHopHandler(ASGIHandler):
             await self._stream(response, context, send, leaving)
         finally:
             leaving.cancel()
-            await asyncio.shield(_run(self._threads, context, response.close))
+            await asyncio.shield(_run(self._files, copy_context(), response.close))
 
     def respond(self, scope: Message, body: IO[bytes]) -> HttpResponseBase:
         """Answer a request, in a thread; only what streams is still open afterwards."""
@@ -151,7 +152,7 @@ class OneHopHandler(ASGIHandler):
                 yield part
             return
         parts = cast("Iterator[bytes]", response.streaming_content)
-        while (part := await _run(self._threads, context, next, parts, None)) is not None:
+        while (part := await _run(self._files, context, next, parts, None)) is not None:
             yield part
 
 

@@ -115,6 +115,17 @@ class LimitedRequest(WebRequest):
         self.resumeProducing()
         super().connectionLost(reason)
 
+    def handle_exception(self, exception: Exception) -> None:
+        """Answer for an application that failed; an answer that has begun is broken off, for no other can follow it.
+
+        daphne would raise here, and with that end the look at all applications for the life of the process.
+        """
+        if not self._response_started:
+            super().handle_exception(exception)
+        elif self.channel is not None and not self.finished:
+            self._end_parts()
+            self.channel.forceAbortClient()
+
     def _end_parts(self) -> None:
         if self.has_room is not None:
             self.unregisterProducer()

@@ -342,7 +342,9 @@ class Hub:
 
     async def _round(self) -> None:
         if not self._watchers and not self._bells:  # nobody would hear what is read
-            self._position = await self._read_in_thread(log.here)
+            here = await self._read_in_thread(log.here)
+            if not self._watchers and not self._bells:  # somebody may have come meanwhile
+                self._position = here
         while self._position is not None:
             page = await self._read_in_thread(_read_all, self._position)
             for news, owner_id, team_id in page.items:

@@ -19,6 +19,7 @@ from uuid import UUID
 
 from django.conf import settings
 from django.core.serializers.json import DjangoJSONEncoder
+from django.db import InterfaceError, OperationalError
 
 from jobs import lifecycle
 from jobs.lifecycle import Outcome
@@ -52,11 +53,18 @@ def write_down() -> int:
         How many ends were written.
 
     Raises:
-        DatabaseError, InterfaceError: the database is away; what is left stays.
+        OperationalError, InterfaceError: the database is away; what is left stays.
     """
     written = 0
     for path in sorted(_folder().glob("*.json")):
-        written += _write_down(path)
+        try:
+            written += _write_down(path)
+        except (OperationalError, InterfaceError):
+            raise
+        except Exception:  # what doesn't fit, such as a file of another version, holds no other up
+            logger.exception("%s can't be written down; it is left for its operator", path)
+            with suppress(OSError):
+                path.rename(path.with_suffix(".unreadable"))
     return written
 
 
@@ -64,10 +72,6 @@ def _write_down(path: Path) -> bool:
     try:
         values = json.loads(path.read_text())
     except FileNotFoundError:  # another process came first
-        return False
-    except (OSError, ValueError):
-        logger.exception("%s can't be read; it is left for its operator", path)
-        path.rename(path.with_suffix(".unreadable"))
         return False
     identity, fence, attempt = UUID(values.pop("job")), values.pop("fence"), values.pop("attempt")
     job = Job.objects.filter(pk=identity, fence=fence, worker__isnull=False).first()

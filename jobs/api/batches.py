@@ -150,7 +150,7 @@ def _make_way(checked: Sequence[Checked], idempotency: Idempotency | None) -> di
             for place in sorted(refused)
         ]
         raise Problem(HTTPStatus.CONFLICT, "Some of these jobs have a uniqueKey that is taken.", faults[:MOST_FAULTS])
-    for place, job in holding.items():
+    for place, job in sorted(holding.items(), key=lambda each: each[1].pk):  # all lock them in one order
         if checked[place].on_conflict == "replace":
             lifecycle.withdraw(job.pk)
     return {place: job for place, job in holding.items() if checked[place].on_conflict == "return"}

@@ -140,7 +140,7 @@ class ParamsChecker:
                 faults[name] = ["This kind takes no such file." if name in files else "There is no such parameter."]
             elif name in files and name not in self._uploads:
                 faults[name] = ["This kind takes no such file."]
-            elif name in self._uploads and name not in files:
+            elif name in self._uploads and name not in files and params[name] is not None:
                 faults[name] = ["Send this file as a part of a multipart request."]
         self._serializer.initial_data = given  # where a serializer of a kind looks at it
         try:

@@ -15,12 +15,18 @@ _ITEM = re.compile(
 _NO_ITEM = re.compile(rf"(?:{_QUOTED}|[^,])*(?:,|$)")
 
 
+LONGEST_HEADER = 500
+"""Characters; what is longer says nothing that is meant, and would take the patterns long."""
+
+
 def preferences(header: str) -> dict[str, str]:
     """Read a `Prefer` header: each preference's value, empty where it has none, by its name in small letters.
 
     The first of a name counts, and what isn't well formed is passed over (§2).
     """
     found: dict[str, str] = {}
+    if len(header) > LONGEST_HEADER:
+        return found
     place = 0
     while place < len(header):
         item = _ITEM.match(header, place)

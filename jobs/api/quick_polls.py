@@ -39,6 +39,7 @@ UNUSUAL = frozenset(
         b"cookie",
         b"prefer",
         b"origin",
+        b"content-encoding",
         b"content-length",
         b"transfer-encoding",
         b"access-control-request-method",

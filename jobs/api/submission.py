@@ -272,13 +272,18 @@ def check_quota(owner_id: int, more: int, idempotency: Idempotency | None) -> No
 
     Raises:
         TooManyUnfinished: the user would have more than one may have.
+        KeyReused: the idempotency key came before with another submission.
     """
     try:
         check_unfinished(owner_id, more)
     except TooManyUnfinished:
-        mine = idempotency and IdempotencyKey.objects.filter(owner_id=idempotency.owner_id, key=idempotency.key)
-        if not (mine and mine.exists()):
+        if idempotency is None:
             raise
+        try:
+            lifecycle.recall(idempotency)
+        except AlreadySubmitted:
+            return  # it is no job more
+        raise
 
 
 def _keep(file: File[Any], owner_id: int, size: int, digest: str) -> Upload:

@@ -17,6 +17,7 @@ from http import HTTPStatus
 from typing import Any
 from uuid import UUID
 
+from django.db import DatabaseError, InterfaceError
 from django.http import HttpRequest, HttpResponseBase
 from rest_framework.exceptions import ValidationError
 
@@ -257,8 +258,13 @@ class HeldAnswers:
             return answer
         wish = Wish.of_text(mark_of_first)
         end = time.monotonic() + wish.seconds
+        try:
+            async with asyncio.timeout(wish.seconds):
+                house = await hub()
+        except (TimeoutError, DatabaseError, InterfaceError):
+            return answer  # it can't be held, and it is good as it is
         note_held(scope)
-        with metrics.connection(metrics.Door.HELD), (await hub()).bell(wish.subject_id, wish.heeds) as bell:
+        with metrics.connection(metrics.Door.HELD), house.bell(wish.subject_id, wish.heeds) as bell:
             while answer.header(_WAIT) is not None and not leaving.done():
                 # The first time: between the first look and the bell.
                 answer = await ask(self._app, {**scope, AGAIN: True})

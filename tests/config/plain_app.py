@@ -25,6 +25,10 @@ async def app(scope: Any, receive: Any, send: Any) -> None:
             await answer(send, sum(isinstance(each, web.LimitedRequest) for each in gc.get_objects()))
         case "/take":
             await answer(send, await parts_of(receive))
+        case "/fail-amid":
+            await send({"type": "http.response.start", "status": 200, "headers": []})
+            await send({"type": "http.response.body", "body": PART, "more_body": True})
+            raise ValueError("as it was asked to")
         case "/fail":
             raise ValueError("as it was asked to")
 

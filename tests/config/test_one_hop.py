@@ -121,10 +121,29 @@ def test_a_request_is_begun_and_finished_in_the_thread_that_answers_it() -> None
     assert told == ["OneHopHandler request_0"] * 2
 
 
+def test_a_thread_counts_as_taken_until_it_is_free_though_its_client_has_gone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(one_hop, "QUEUE_SECONDS", 0.05)
+    handler = OneHopHandler(1)
+
+    async def leave_and_come() -> tuple[int, int]:
+        leaver = asyncio.ensure_future(ask(handler, get("/waits")))
+        while not handler._free.locked():
+            await asyncio.sleep(0)
+        leaver.cancel()
+        await asyncio.wait({leaver})
+        busy = await ask(handler, get("/names"))
+        gate.set()
+        while handler._free.locked():
+            await asyncio.sleep(0.01)
+        return busy.status, (await ask(handler, get("/names"))).status
+
+    assert asyncio.run(asyncio.wait_for(leave_and_come(), 20)) == (503, 200)
+
+
 def test_a_streamed_answer_is_read_part_by_part_and_closed() -> None:
     answer = asyncio.run(ask(OneHopHandler(1), get("/parts")))
     assert text(answer) == "".join(f"{each}," for each in range(100))
-    assert set(seen_by) == set(closed) == {"request_0"}
+    assert set(seen_by) == set(closed) == {"file_0"}  # a storage that hangs holds no other request up
     assert text(asyncio.run(ask(OneHopHandler(1), get("/async")))) == "012"
 
 
@@ -151,7 +170,7 @@ def test_no_more_is_read_for_a_client_that_has_left() -> None:
 
     assert len(asyncio.run(leave_after_two())) < 10
     assert len(seen_by) < 10
-    assert closed == ["request_0"]
+    assert closed == ["file_0"]
 
 
 def test_a_fault_is_500(caplog: pytest.LogCaptureFixture) -> None:

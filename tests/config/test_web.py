@@ -80,3 +80,9 @@ def test_requests_that_are_over_are_forgotten_at_once(url: str) -> None:
 
 def test_an_application_that_fails_is_answered_for(url: str) -> None:
     assert requests.get(f"{url}/fail", timeout=20).status_code == 500
+
+
+def test_an_answer_that_fails_amid_is_broken_off_and_others_are_answered_for_afterwards(url: str) -> None:
+    with pytest.raises(requests.exceptions.ChunkedEncodingError):
+        requests.get(f"{url}/fail-amid", timeout=20)
+    assert requests.get(f"{url}/fail", timeout=20).status_code == 500

@@ -9,7 +9,9 @@ from uuid import UUID
 import pytest
 
 from jobs import hub as hubs
-from jobs.hub import Hub, News
+from jobs import log
+from jobs.hub import Hub, News, Watcher
+from jobs.log import Position
 from jobs.visibility import Viewer
 
 JOB = UUID("01931f6a-7c00-7000-8000-000000000001")
@@ -57,3 +59,26 @@ def test_progress_that_is_older_than_what_was_told_is_dropped(monkeypatch: pytes
     ]
     expected = [("job.started", 2), ("job.progress", 2), ("job.completed", 3), ("job.retrying", 4)]
     assert told(handed, monkeypatch, 4) == expected
+
+
+def test_a_watcher_that_comes_while_nobody_listens_misses_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Position] = []
+
+    async def come() -> None:
+        house = Hub()
+        house._position = Position(id=5)
+
+        def here() -> Position:
+            house._watchers[JOB].add(Watcher(house, VIEWER, JOB, scope_all=True))  # between the look and its answer
+            return Position(id=9)
+
+        def read_all(position: Position) -> Any:
+            asked.append(position)
+            return hubs.NewsPage(items=[], position=Position(id=9), is_last=True)
+
+        monkeypatch.setattr(log, "here", here)
+        monkeypatch.setattr(hubs, "_read_all", read_all)
+        await house._round()
+
+    asyncio.run(asyncio.wait_for(come(), 10))
+    assert asked == [Position(id=5)]

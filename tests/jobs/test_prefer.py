@@ -45,6 +45,8 @@ from jobs.api.prefer import preferences, preferred_wait
         ('x="wait=5"', 0),
         ('x="a, wait=5", y', 0),
         ("wait=5 6", 0),
+        ("x" * 480 + ", wait=5", 5),
+        ("x" * 500 + ", wait=5", 0),
     ],
 )
 def test_the_time_to_wait_is_read_and_what_is_malformed_is_passed_over(header: str, seconds: int) -> None:

@@ -275,6 +275,7 @@ def test_nonsense_for_a_token_is_the_views(doors: Doors) -> None:
         (b"", {"accept": "text/html"}),
         (b"", {"accept": "text/event-stream"}),
         (b"", {"accept_language": "id"}),
+        (b"", {"content_encoding": "gzip"}),
         (b"", {"cookie": "sessionid=x"}),
         (b"", {"origin": "https://elsewhere.example"}),
         (b"", {"host": "elsewhere.example"}),

@@ -108,8 +108,10 @@ def test_a_file_that_is_no_end_holds_nothing_up(folder: Path) -> None:
     job = claimed_job()
     spool.keep([played(job, result=1)])
     (folder / "00000000-1.json").write_text('{"job": ')
+    of_another_version = {"job": str(uuid4()), "fence": 1, "began_at": 0.0}
+    (folder / "00000000-2.json").write_text(json.dumps(of_another_version))
     assert spool.write_down() == 1
-    assert [each.name for each in folder.iterdir()] == ["00000000-1.unreadable"]
+    assert sorted(each.name for each in folder.iterdir()) == ["00000000-1.unreadable", "00000000-2.unreadable"]
 
 
 def test_a_disk_that_is_full_is_said_and_costs_the_worker_nothing(

@@ -36,6 +36,15 @@ def test_a_revoked_token_is_dead() -> None:
     assert look_again([viewer])[viewer] is None
 
 
+def test_a_token_that_may_no_longer_read_is_dead() -> None:
+    user = new_user()
+    token = credentials.find_token(credentials.create_token(user, "one"))
+    viewer = viewer_of(user, token)
+    for scopes, is_alive in [([], True), (["read"], True), (["watch"], True), (["submit"], False)]:
+        Token.objects.update(scopes=scopes)
+        assert (look_again([viewer])[viewer] is not None) == is_alive
+
+
 def test_a_deactivated_user_is_dead() -> None:
     user = new_user()
     viewer = viewer_of(user)
