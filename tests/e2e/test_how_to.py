@@ -20,14 +20,14 @@ from playwright.sync_api import Page, Route, sync_playwright
 from tests.e2e.stack import ROOT, Client, Stack, running_stack
 from tests.waiting import wait_until
 
+pytestmark = pytest.mark.on_any_database
+
 HOW_TO = ROOT / "docs/how-to/adopt-celery.md"
 PAGE = "<progress id='bar' max='100'></progress> <span id='words'></span>"
 MORE_TASKS = '''
 
 import time
 from pathlib import Path
-
-pytestmark = pytest.mark.on_any_database
 
 
 @adopt("reports.note")
