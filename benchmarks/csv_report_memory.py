@@ -18,36 +18,16 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
+
+from tests.local_file import LocalFile
 
 ROOT = Path(__file__).resolve().parent.parent
 SOURCE = ROOT / "jobs" / "builtin" / "sample" / "birdstrikes.csv"
 LIMIT_MB = 500
 TIMEOUT_SECONDS = 1800
 SHAPES = ("varied", "keys", "wide")
-
-
-@dataclass(frozen=True, kw_only=True)
-class LocalFile:
-    """A file parameter without an upload behind it."""
-
-    path: Path
-
-    @property
-    def name(self) -> str:
-        return self.path.name
-
-    @property
-    def size(self) -> int:
-        return self.path.stat().st_size
-
-    @contextmanager
-    def open(self) -> Iterator[BinaryIO]:
-        with self.path.open("rb") as stream:
-            yield stream
 
 
 class QuietContext:

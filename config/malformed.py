@@ -12,6 +12,8 @@ from typing import Any
 from twisted.internet import reactor
 from twisted.web import http
 
+from jobs.api.problem_members import problem_members
+
 LINGER_SECONDS = 2.0
 """How long the rest of a refused request is still taken and dropped."""
 HTTPChannel: Any = http.HTTPChannel  # half of it carries types
@@ -72,8 +74,7 @@ class Channel(HTTPChannel):
 
 def answer(status: HTTPStatus, detail: str) -> bytes:
     """Write a problem (RFC 9457) as the last answer on a connection."""
-    members = {"type": "about:blank", "title": status.phrase, "status": int(status), "detail": detail, "errors": []}
-    body = json.dumps(members).encode()
+    body = json.dumps(problem_members(status, detail)).encode()
     head = (
         f"HTTP/1.1 {int(status)} {status.phrase}\r\nContent-Type: application/problem+json\r\n"
         f"Content-Length: {len(body)}\r\nConnection: close\r\n\r\n"

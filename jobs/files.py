@@ -1,13 +1,18 @@
-"""Keeps files so that they are on disk before the row that names them is committed."""
+"""Keeps files so that they are on disk before the row that names them is committed, and clears them away."""
 
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
+from contextlib import suppress
 from pathlib import Path
 
 from django.core.files import File
+from django.core.files.storage import Storage
 from django.db.models.fields.files import FieldFile
+
+logger = logging.getLogger(__name__)
 
 
 def keep(place: FieldFile, name: str, content: File[bytes]) -> None:
@@ -23,12 +28,31 @@ def keep(place: FieldFile, name: str, content: File[bytes]) -> None:
         path = Path(place.path)
     except NotImplementedError:  # a storage elsewhere answers only when it has the file
         return
-    for each in (path, path.parent):
-        descriptor = os.open(each, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+    sync(path)
+    sync(path.parent)
+
+
+def sync(path: Path) -> None:
+    """See a file, or the names in a folder, written to the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def delete(storage: Storage, name: str) -> None:
+    """Delete a stored file; one that is gone already is fine, one that resists is said and left."""
+    try:
+        storage.delete(name)
+    except OSError:
+        logger.warning("A stored file could not be deleted", exc_info=True)
+
+
+def remove_if_empty(storage: Storage, folder: str) -> None:
+    """Remove a folder of a storage that has folders, if nothing is in it."""
+    with suppress(NotImplementedError, OSError):  # a storage elsewhere; it isn't empty, or is gone
+        Path(storage.path(folder)).rmdir()
 
 
 def measure(file: File[bytes]) -> tuple[int, str]:

@@ -60,12 +60,17 @@ def look_at_gates() -> int:
     """
     count = 0
     for kind in all_kinds():
-        waiting = Job.objects.filter(kind=kind.name, gate__gt=0, gate__in=[Gate.USER, Gate.KIND])
+        waiting = at_gates(kind)
         if waiting.exists():
             owners = set(waiting.order_by().values_list("owner", flat=True).distinct())
             with transaction.atomic():
                 count += _open(kind, owners)
     return count
+
+
+def at_gates(kind: Kind) -> QuerySet[Job]:
+    """Find the due jobs of a kind that wait for others to end. Index: job_gate."""
+    return Job.objects.filter(kind=kind.name, gate__gt=0, gate__in=[Gate.USER, Gate.KIND])
 
 
 def _open(kind: Kind, owner_ids: Collection[int]) -> int:

@@ -429,6 +429,10 @@ class Token(AbstractAuthToken):
     def is_watch_token(self) -> bool:
         return Scope.WATCH in self.scopes
 
+    @property
+    def may_watch(self) -> bool:
+        return self.is_watch_token or self.may(Scope.READ)
+
     def may(self, scope: Scope) -> bool:
         """Tell whether it may be used for this; one without scopes may be for all."""
         return not self.scopes or scope in self.scopes

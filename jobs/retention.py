@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import json
-import logging
 from collections.abc import Iterable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
-from pathlib import Path
+from pathlib import PurePosixPath
 from uuid import UUID
 
 from django.db import connection, transaction
@@ -17,10 +15,9 @@ from django.db.models import Exists, F, OuterRef, Q
 from django.db.models.expressions import RawSQL
 from django.db.models.fields.files import FieldFile
 
+from jobs.files import delete, remove_if_empty
 from jobs.models import FINAL, Artifact, Batch, Event, IdempotencyKey, Job, JobUpload, Status, Upload
 from jobs.subscribers import subscribers
-
-logger = logging.getLogger(__name__)
 
 # A fence never falls, and what failed or was cancelled runs again only behind a new one: whatever this finds stays so.
 LEFT_BEHIND = Q(fence__lt=F("job__fence")) | Q(job__status__in=[Status.FAILED, Status.CANCELLED])
@@ -71,10 +68,8 @@ def _these(ids: Sequence[UUID]) -> RawSQL:
 def _delete_artifacts(files: Sequence[FieldFile]) -> None:
     """Delete the files of removed jobs, and where they lie in a folder, that of each job too."""
     delete_files(files)
-    with suppress(NotImplementedError):  # a storage elsewhere has neither paths nor folders
-        for folder in {Path(file.path).parent for file in files}:
-            with suppress(OSError):  # it is gone, or not empty: a file in it resisted
-                folder.rmdir()
+    for storage, folder in {(file.storage, str(PurePosixPath(file.name or "").parent)) for file in files}:
+        remove_if_empty(storage, folder)
 
 
 # --- What is left over ------------------------------------------------------------------------------------------------
@@ -145,8 +140,5 @@ def remove_uploads(uploads: Iterable[Upload]) -> int:
 def delete_files(files: Iterable[FieldFile]) -> None:
     """Delete stored files; one that is gone already is fine, one that resists is said and left."""
     for file in files:
-        try:
-            if file.name:
-                file.storage.delete(file.name)
-        except OSError:
-            logger.warning("A stored file could not be deleted", exc_info=True)
+        if file.name:
+            delete(file.storage, file.name)

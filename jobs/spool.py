@@ -22,6 +22,7 @@ from django.core.serializers.json import DjangoJSONEncoder
 from django.db import InterfaceError, OperationalError
 
 from jobs import lifecycle
+from jobs.files import sync
 from jobs.lifecycle import Outcome
 from jobs.models import Job
 
@@ -108,14 +109,8 @@ def _path_of(job: Job) -> Path:
 def _write(path: Path, text: str) -> None:
     """Write a file that is whole or isn't there, and is on the disk when this returns."""
     unfinished = path.with_suffix(f".{os.getpid()}")
-    descriptor = os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with os.fdopen(descriptor, "w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
+    unfinished.touch(mode=0o600)
+    unfinished.write_text(text)
+    sync(unfinished)
     unfinished.rename(path)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+    sync(path.parent)

@@ -13,13 +13,10 @@ from django.contrib.sessions.models import Session
 from django.db.models import Q
 from django.utils import timezone
 
-from jobs.models import Scope, Token
+from jobs.models import Token
 
 if TYPE_CHECKING:
     from django.contrib.auth.models import User
-
-READING = {Scope.READ, Scope.WATCH}
-"""What lets a token watch; one without scopes may do everything."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,8 +79,8 @@ def look_again(viewers: Iterable[Viewer]) -> dict[Viewer, Viewer | None]:
         .prefetch_related("groups")
     }
     tokens = Token.objects.filter(pk__in={each.token for each in asked if each.token})
-    unexpired = tokens.filter(Q(expiry__isnull=True) | Q(expiry__gt=timezone.now())).values_list("pk", "scopes")
-    alive = {pk for pk, scopes in unexpired if not scopes or READING.intersection(scopes)}
+    unexpired = tokens.filter(Q(expiry__isnull=True) | Q(expiry__gt=timezone.now())).only("pk", "scopes")
+    alive = {token.pk for token in unexpired if token.may_watch}
     stamps = session_stamps({each.session for each in asked if each.session})
     answers: dict[Viewer, Viewer | None] = {}
     for each in asked:

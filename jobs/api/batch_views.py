@@ -13,14 +13,12 @@ from rest_framework.views import APIView
 from jobs.api import batches, waiting
 from jobs.api.access import visible_batch
 from jobs.api.documented import IDEMPOTENCY_KEY, IF_NONE_MATCH, PROBLEMS, UNCHANGED, WAIT
-from jobs.api.etags import conditional, content_etag, known_etags
+from jobs.api.etags import conditional, content_etag, is_news_awaited
 from jobs.api.scopes import Watchable
 from jobs.api.serializers import BatchReceiptSerializer, BatchRequestSerializer, BatchSerializer, ProblemSerializer
 from jobs.log import count_jobs
 from jobs.models import Scope
 from jobs.representation import batch_as_dict
-
-RETRY_AFTER_SECONDS = 1
 
 
 class Batches(APIView):
@@ -38,7 +36,7 @@ class Batches(APIView):
         """Submit up to 1,000 jobs, all or none; `batch.completed` tells once all of them are final."""
         accepted = batches.submit_batch(request)
         shown = batches.receipts_of(accepted)
-        headers = {"Location": shown["batchUrl"], "Retry-After": str(RETRY_AFTER_SECONDS)}
+        headers = {"Location": shown["batchUrl"], "Retry-After": str(waiting.RETRY_AFTER_SECONDS)}
         if accepted.is_replay:
             headers["Idempotent-Replayed"] = "true"
         return Response(shown, status=HTTPStatus.ACCEPTED, headers=headers)
@@ -59,8 +57,8 @@ class OneBatch(Watchable, APIView):
         shown = batch_as_dict(batch, count_jobs([batch])[batch.pk], batch.finished_at)
         response = conditional(request, content_etag(shown), lambda: shown)
         if batch.finished_at is None:
-            response["Retry-After"] = str(RETRY_AFTER_SECONDS)
-            is_known = response.status_code == HTTPStatus.NOT_MODIFIED
-            if seconds and (is_known or not known_etags(request)):
-                waiting.mark_batch(response, seconds=seconds, batch_id=batch_id, until_done=not is_known)
+            response["Retry-After"] = str(waiting.RETRY_AFTER_SECONDS)
+            if seconds and is_news_awaited(request, response):
+                until_done = response.status_code != HTTPStatus.NOT_MODIFIED
+                waiting.mark_batch(response, seconds=seconds, batch_id=batch_id, until_done=until_done)
         return response

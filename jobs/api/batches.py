@@ -17,12 +17,12 @@ from jobs.api.authentication import user_of
 from jobs.api.checks import Checked, SubmissionChecker, check_callback
 from jobs.api.errors import MOST_FAULTS, Problem
 from jobs.api.serializers import BatchRequestSerializer
-from jobs.api.submission import check_quota, idempotency_of, is_empty, receipt_as_dict
+from jobs.api.submission import as_accepted, check_quota, idempotency_of, is_empty, receipt_as_dict
 from jobs.failures import AlreadySubmitted, UniqueKeyTaken
 from jobs.garbage import uncollected
 from jobs.lifecycle import Idempotency
 from jobs.models import Batch, Event, IdempotencyKey, Job, Status
-from jobs.representation import batch_url, event_as_dict, single_job_as_dict
+from jobs.representation import batch_url, single_job_as_dict
 
 MOST_CONFLICTS = 5
 """How often others may take a unique key between the look at who holds it and the promise."""
@@ -160,23 +160,15 @@ def _replay(known: IdempotencyKey) -> AcceptedBatch:
     """Give again what an idempotency key was bound to, each job as it was at first; those gone by now are left out."""
     if known.batch is None:
         raise LookupError(f"the idempotency key {known.pk} is bound to no batch")
-    made = [_as_accepted(each) for each in _first_events(batch_id=known.batch.pk)]
-    standing = {str(each.job_id): _as_accepted(each) for each in _first_events(job_ids=known.standing.values())}
+    made = [as_accepted(*each) for each in _first_events(batch_id=known.batch.pk)]
+    standing = {str(job.pk): as_accepted(first, job) for first, job in _first_events(job_ids=known.standing.values())}
     for place, job_id in sorted(known.standing.items(), key=lambda each: int(each[0])):
         if job_id in standing:
             made.insert(int(place), standing[job_id])
     return AcceptedBatch(batch=known.batch, shown=made, is_replay=True)
 
 
-def _first_events(*, batch_id: UUID | None = None, job_ids: Any = ()) -> list[Event]:
+def _first_events(*, batch_id: UUID | None = None, job_ids: Any = ()) -> list[tuple[Event, Job]]:
     jobs: Mapping[str, Any] = {"job__batch": batch_id} if batch_id else {"job__in": list(job_ids)}
-    events = Event.objects.filter(**jobs, sequence=1).select_related("job")
-    return list(events.order_by("job"))
-
-
-def _as_accepted(first: Event) -> dict[str, Any]:
-    job = first.job
-    if job is None:
-        raise LookupError(f"the event {first.pk} is no job's")
-    shown: dict[str, Any] = event_as_dict(first, job)["data"]
-    return shown | {"params": job.params}
+    events = Event.objects.filter(**jobs, sequence=1).select_related("job").order_by("job")
+    return [(event, event.job) for event in events if event.job]

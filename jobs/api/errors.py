@@ -17,6 +17,7 @@ from rest_framework import exceptions
 from rest_framework.response import Response
 from rest_framework.views import set_rollback
 
+from jobs.api.problem_members import problem_members
 from jobs.failures import KeyReused, TooManyUnfinished, UniqueKeyTaken, WrongState
 from jobs.log import NotRecovered
 
@@ -81,7 +82,7 @@ def problem_response(error: Exception, context: dict[str, Any]) -> Response | No
         case _:
             return None
     set_rollback()
-    response = Response(_body(status, detail, errors), status=status, content_type=PROBLEM)
+    response = Response(problem_members(status, detail, errors), status=status, content_type=PROBLEM)
     if status == HTTPStatus.UNAUTHORIZED:
         response["WWW-Authenticate"] = getattr(error, "auth_header", "Bearer")
     if challenge := getattr(error, "challenge", None):
@@ -95,17 +96,7 @@ def problem_response(error: Exception, context: dict[str, Any]) -> Response | No
 
 def problem(request: HttpRequest, status: HTTPStatus, detail: str) -> HttpResponse:
     """Answer outside DRF, such as an unknown path."""
-    return JsonResponse(_body(status, detail, []), status=status, content_type=PROBLEM)
-
-
-def _body(status: int, detail: str, errors: list[dict[str, str]]) -> dict[str, Any]:
-    return {
-        "type": "about:blank",
-        "title": HTTPStatus(status).phrase,
-        "status": int(status),
-        "detail": detail,
-        "errors": errors,
-    }
+    return JsonResponse(problem_members(status, detail), status=status, content_type=PROBLEM)
 
 
 def _faults(details: Any, pointer: str) -> Iterator[dict[str, str]]:

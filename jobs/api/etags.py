@@ -36,6 +36,11 @@ def known_etags(request: Request) -> list[str]:
     return parse_etags(request.headers.get("If-None-Match", ""))
 
 
+def is_news_awaited(request: Request, response: Response) -> bool:
+    """Tell whether an answer says nothing new: the asker has this state already, or has none and asks for the end."""
+    return response.status_code == HTTPStatus.NOT_MODIFIED or not known_etags(request)
+
+
 def conditional(request: Request, etag: str, show: Callable[[], Any]) -> Response:
     """Answer a read: 304 to whoever has this state, and what it is to others."""
     is_known = is_among(etag, known_etags(request))

@@ -22,7 +22,7 @@ from jobs.api.access import changeable_job, viewer, visible_job
 from jobs.api.chosen_fields import ESTIMATED, chosen_fields, job_fields, single_job_fields, trimmed
 from jobs.api.documented import FIELDS, IDEMPOTENCY_KEY, IF_NONE_MATCH, PREFER, PROBLEMS, UNCHANGED, WAIT
 from jobs.api.errors import Problem
-from jobs.api.etags import conditional, content_etag, job_etag, known_etags
+from jobs.api.etags import conditional, content_etag, is_news_awaited, job_etag
 from jobs.api.one_look import job_looked_at, with_one_look
 from jobs.api.parsers import StrictJSONParser
 from jobs.api.prefer import preferred_wait
@@ -41,8 +41,6 @@ from jobs.log import finishing_artifacts
 from jobs.models import Job, Scope, Status
 from jobs.representation import single_job_as_dict, status_url
 from jobs.subscribers import subscribers
-
-RETRY_AFTER_SECONDS = 1
 
 JOB_OR_UNCHANGED = {200: SingleJobSerializer, **UNCHANGED, **PROBLEMS}
 READING = [FIELDS, WAIT, IF_NONE_MATCH]
@@ -119,9 +117,8 @@ class OneJob(Watchable, APIView):
         job = job_looked_at(request, job_id) or visible_job(request, job_id)
         response = conditional(request, job_etag(job.version), lambda: shown(job, names))
         if not job.is_final:
-            response["Retry-After"] = str(RETRY_AFTER_SECONDS)
-            is_known = response.status_code == HTTPStatus.NOT_MODIFIED
-            if seconds and (is_known or not known_etags(request)):
+            response["Retry-After"] = str(waiting.RETRY_AFTER_SECONDS)
+            if seconds and is_news_awaited(request, response):
                 waiting.mark(response, seconds=seconds, job_id=job_id)
         return response
 
@@ -225,7 +222,7 @@ def receipt_of(request: Request, accepted: Accepted) -> Response:
     receipt["job"] = with_estimates(accepted.job, receipt["job"])
     response = Response(receipt, status=status)
     response["Location"] = status_url(accepted.job.id)
-    response["Retry-After"] = str(RETRY_AFTER_SECONDS)
+    response["Retry-After"] = str(waiting.RETRY_AFTER_SECONDS)
     if accepted.is_replay:
         response["Idempotent-Replayed"] = "true"
     if seconds := preferred_wait(request.headers.get("Prefer", "")):

@@ -59,39 +59,29 @@ class Bodies:
         """Answer questions by what the database says now; None where the view has to."""
         polls.keep_plans()
         seen = polls.sights({(each.digest, each.job_id) for each in questions}, timezone.now())
-        window = artifact_urls.window()
-        found: list[Found | None] = []
-        wanted = [(each, seen.get((each.digest, each.job_id))) for each in questions]
-        fresh = self._made_where_missing(wanted, window)
-        for question, sight in wanted:
-            if sight is None:
-                found.append(None)
-                continue
-            etag = job_etag(sight.version)
-            if is_among(etag, question.known):
-                found.append(Found(etag=etag, is_final=sight.is_final, body=None))
-                continue
-            body = fresh.get(question.job_id)
-            if body is None:  # it was removed meanwhile
-                found.append(None)
-            else:
-                found.append(Found(etag=job_etag(body.version), is_final=body.is_final, body=body.content))
-        return found
+        asked = [(each, seen.get((each.digest, each.job_id))) for each in questions]
+        known = [sight is not None and is_among(job_etag(sight.version), each.known) for each, sight in asked]
+        wanted = {
+            each.job_id: sight.version
+            for (each, sight), is_known in zip(asked, known, strict=True)
+            if sight and not is_known
+        }
+        bodies = self._of_versions(wanted)
+        return [
+            found_of(sight, is_known, bodies.get(each.job_id))
+            for (each, sight), is_known in zip(asked, known, strict=True)
+        ]
 
-    def _made_where_missing(self, wanted: Sequence[tuple[Question, Sight | None]], window: int) -> Mapping[UUID, Body]:
-        now = time.monotonic()
+    def _of_versions(self, wanted: Mapping[UUID, int]) -> Mapping[UUID, Body]:
+        """Give the bodies of jobs at these versions, or at newer ones; those that aren't remembered are made."""
+        now, window = time.monotonic(), artifact_urls.window()
         bodies: dict[UUID, Body] = {}
-        missing: set[UUID] = set()
-        for question, sight in wanted:
-            if sight is None or is_among(job_etag(sight.version), question.known):
-                continue
-            body = self._bodies.get(question.job_id)
-            if body and body.version == sight.version and body.window == window and now < body.good_until:
-                self._bodies.move_to_end(question.job_id)
-                bodies[question.job_id] = body
-            else:
-                missing.add(question.job_id)
-        if missing:
+        for job_id, version in wanted.items():
+            body = self._bodies.get(job_id)
+            if body and body.version == version and body.window == window and now < body.good_until:
+                self._bodies.move_to_end(job_id)
+                bodies[job_id] = body
+        if missing := wanted.keys() - bodies.keys():
             jobs = polls.jobs_by_id(missing)
             files = polls.files_of(jobs.values())
             for job in jobs.values():
@@ -127,3 +117,18 @@ class Body:
     content: bytes
     good_until: float
     """On the monotonic clock, for the sake of its estimates."""
+
+
+def found_of(sight: Sight | None, is_known: bool, body: Body | None) -> Found | None:
+    """Say what is surely the answer to a question; None where the view has to.
+
+    Args:
+        sight: what its asker may see.
+        is_known: whether the asker has that state.
+        body: the job as JSON, if it was read; it may have been removed meanwhile.
+    """
+    if sight and is_known:
+        return Found(etag=job_etag(sight.version), is_final=sight.is_final, body=None)
+    if sight and body:
+        return Found(etag=job_etag(body.version), is_final=body.is_final, body=body.content)
+    return None

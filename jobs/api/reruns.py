@@ -58,7 +58,7 @@ def rerun(request: Request, job: Job) -> Accepted:
     try:
         checked = SubmissionChecker(job.owner_id).check(body, {**kept, **parts})
         digests = digests_of(checked.files)
-        said = ("rerun", str(job.pk), changes, named(parts, digests_of(parts)))
+        said = ("rerun", str(job.pk), changes, named(parts, digests))
         idempotency = idempotency_of(request.headers.get("Idempotency-Key"), user_of(request).pk, *said)
         again = replace(checked, submission=replace(checked.submission, retried_from_id=job.pk))
         return accept_checked(again, digests, idempotency)

@@ -27,7 +27,7 @@ from jobs.api.parsers import read_json
 from jobs.failures import AlreadySubmitted, TooManyUnfinished, UniqueKeyTaken
 from jobs.files import keep, measure
 from jobs.lifecycle import Idempotency, Submission
-from jobs.models import IdempotencyKey, Job, Status, Upload, new_id
+from jobs.models import Event, IdempotencyKey, Job, Status, Upload, new_id
 from jobs.quota import check_unfinished
 from jobs.representation import event_as_dict, single_job_as_dict
 
@@ -116,7 +116,7 @@ def accept_checked(
     try:
         check_quota(submission.owner_id, 1, idempotency)
     except TooManyUnfinished:
-        if lifecycle.standing_job(submission) is None:  # which is no job more
+        if not lifecycle.standing_jobs([submission]):  # which is no job more
             raise
     uploads = {
         name: file.upload if isinstance(file, SharedFile) else _keep(file, submission.owner_id, *digests[name])
@@ -133,8 +133,14 @@ def receipt(accepted: Accepted) -> dict[str, Any]:
     job = accepted.job
     shown = single_job_as_dict(job)
     if accepted.is_replay and (first := log.history(job.id, limit=1)):
-        shown = event_as_dict(first[0], job)["data"] | {"params": job.params}
+        shown = as_accepted(first[0], job)
     return receipt_as_dict(shown)
+
+
+def as_accepted(first: Event, job: Job) -> dict[str, Any]:
+    """Show the single Job as its first event has it."""
+    shown: dict[str, Any] = event_as_dict(first, job)["data"]
+    return shown | {"params": job.params}
 
 
 def receipt_as_dict(shown: dict[str, Any]) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
+from jobs.api.access import viewer
 from jobs.api.authentication import user_of
 from jobs.api.serializers import ProblemSerializer
 from jobs.api.token_serializers import (
@@ -27,7 +28,6 @@ from jobs.api.token_serializers import (
 from jobs.credentials import MadeToken, make_token, make_watch_token
 from jobs.models import Job, Scope, Token
 from jobs.representation import as_time
-from jobs.visibility import viewer_of
 
 UNSTORED = {"Cache-Control": "no-store"}
 """For answers that hold a token (RFC 6749 §5.1 asks the same)."""
@@ -110,14 +110,13 @@ def watch_token_for(request: Request, job_id: UUID | None, expires_in: timedelta
     Raises:
         ValidationError: there is no such job, or it isn't theirs to see.
     """
-    user, auth = user_of(request), request.auth
-    if job_id and not Job.objects.filter(viewer_of(user, auth).visible(), pk=job_id).exists():
+    if job_id and not Job.objects.filter(viewer(request).visible(), pk=job_id).exists():
         raise ValidationError({"jobId": ["There is no such job, or it is not yours to see."]})
     return make_watch_token(
-        user,
+        user_of(request),
         expires_in=expires_in,
         job_id=job_id,
-        parent=auth if isinstance(auth, Token) else None,
+        parent=request.auth if isinstance(request.auth, Token) else None,
         session=request._request.session.session_key,
     )
 

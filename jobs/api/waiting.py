@@ -31,6 +31,8 @@ WAIT = "X-Kabar-Wait"
 AGAIN = "kabar.again"
 """The ASGI scope's key, which no client can set, of a question that was asked before for the same request."""
 LONGEST_SECONDS = 60
+RETRY_AFTER_SECONDS = 1
+"""When to ask again for what isn't over yet, without `?wait=`."""
 READS = ("/api/jobs", "/api/batches", "/api/events")
 SUBMISSIONS = re.compile(r"/api/jobs(/[0-9a-fA-F-]{36}/rerun)?")
 OF_SUBMISSIONS = re.compile(rb"content-.+|transfer-encoding|expect|prefer|idempotency-key|if-.+|range")

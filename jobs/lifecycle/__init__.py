@@ -16,7 +16,6 @@ from jobs.lifecycle.promising import (
     accept_batch,
     recall,
     remember_standing,
-    standing_job,
     standing_jobs,
 )
 from jobs.lifecycle.recovering import disown, expire, is_free, promote, rescue, rescue_worker
@@ -74,7 +73,6 @@ __all__ = [
     "rescue",
     "rescue_worker",
     "stand_alone",
-    "standing_job",
     "standing_jobs",
     "trade",
     "wanted",

@@ -284,9 +284,8 @@ def _explain_conflict(submissions: Sequence[Submission], idempotency: Idempotenc
     """Say which promise stood already, read after the losing transaction is over."""
     if idempotency:
         recall(idempotency)
-    for each in submissions:
-        if standing := standing_job(each):
-            raise UniqueKeyTaken(standing)
+    if standing := standing_jobs(submissions):
+        raise UniqueKeyTaken(standing[min(standing)])
 
 
 def recall(idempotency: Idempotency) -> None:
@@ -305,32 +304,24 @@ def recall(idempotency: Idempotency) -> None:
         raise KeyReused("This Idempotency-Key came before with another submission.")
 
 
-def standing_job(submission: Submission) -> Job | None:
-    """Find the unfinished job that holds this submission's unique key. Index: job_unique_key."""
-    if submission.unique_key is None:
-        return None
-    return Job.objects.filter(
-        owner_id=submission.owner_id,
-        kind=submission.kind.name,
-        unique_key=submission.unique_key,
-        status__in=[PENDING, RUNNING],
-    ).first()
-
-
 def standing_jobs(submissions: Sequence[Submission]) -> dict[int, Job]:
-    """Find the unfinished jobs that hold unique keys of one user's submissions. Index: job_unique_key.
+    """Find the unfinished jobs that hold unique keys of submissions. Index: job_unique_key.
 
     Returns:
         The jobs, each by the place of its submission.
     """
-    places = {(each.kind.name, each.unique_key): place for place, each in enumerate(submissions) if each.unique_key}
+    places = {
+        (each.owner_id, each.kind.name, each.unique_key): place
+        for place, each in enumerate(submissions)
+        if each.unique_key is not None
+    }
     found: dict[int, Job] = {}
-    for kind in {name for name, _ in places}:
+    for owner_id, kind in {(owner_id, kind) for owner_id, kind, _ in places}:
         holding = Job.objects.filter(
-            owner_id=submissions[0].owner_id,
+            owner_id=owner_id,
             kind=kind,
-            unique_key__in=[key for name, key in places if name == kind],
+            unique_key__in=[key for *sort, key in places if sort == [owner_id, kind]],
             status__in=[PENDING, RUNNING],
         )
-        found |= {places[kind, job.unique_key]: job for job in holding if job.unique_key}
+        found |= {places[owner_id, kind, job.unique_key]: job for job in holding if job.unique_key is not None}
     return found

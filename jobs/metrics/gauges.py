@@ -19,8 +19,9 @@ from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from jobs.kinds import all_kinds
+from jobs.limits import at_gates
 from jobs.metrics.counted import OTHER, known
-from jobs.models import Gate, Job, PausedQueue, Status, Worker
+from jobs.models import Job, PausedQueue, Status, Worker
 from jobs.sql import statements
 
 logger = logging.getLogger(__name__)
@@ -102,8 +103,7 @@ def of_jobs() -> list[Metric]:
     )
     for kind in all_kinds():
         if kind.is_limited:
-            waiting = Job.objects.filter(kind=kind.name, gate__gt=0, gate__in=[Gate.USER, Gate.KIND])
-            held.add_metric([known(kind.name)], waiting[:MOST].count())
+            held.add_metric([known(kind.name)], at_gates(kind)[:MOST].count())
     return [
         *(_family(f"kabar_queue_{name}", text, queues, values) for name, (text, values) in by_queue.items()),
         held,

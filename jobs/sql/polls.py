@@ -8,29 +8,26 @@ jobs, and the one of users' groups.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cache
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any
 from uuid import UUID
 from weakref import WeakSet
 
 import psycopg
 from django.contrib.auth import get_user_model
-from django.db import DEFAULT_DB_ALIAS, connection
-from django.db.models import Model
-from django.db.models.expressions import Col
+from django.db import connection
 
 from jobs.credentials import USE_NOTED_EVERY
 from jobs.models import Artifact, Job, Scope, Status, Token
 from jobs.sql import postgresql
-from jobs.sql.rows import COLUMNS, jobs_of
+from jobs.sql.rows import COLUMNS, Reader, jobs_of
 
 if TYPE_CHECKING:
     from django.contrib.auth.models import User
 
-M = TypeVar("M", bound=Model)
 Pair = tuple[str, UUID]
 """The digest of a token, and a job."""
 
@@ -49,33 +46,6 @@ class Look:
 
     token: Token
     job: Job | None
-
-
-class Reader(Generic[M]):
-    """Makes rows of a model of what a statement gives for its `columns`, as the ORM would."""
-
-    def __init__(self, model: type[M]) -> None:
-        self.columns = [each.column for each in model._meta.concrete_fields if each.column]
-        self._model = model
-        self._names = [each.attname for each in model._meta.concrete_fields]
-
-    def of(self, values: Sequence[Any]) -> M:
-        """Make a row."""
-        converted = list(values)
-        for place, column, convert in _converters(self._model, connection.vendor):
-            converted[place] = convert(converted[place], column, connection)
-        return self._model.from_db(DEFAULT_DB_ALIAS, self._names, converted)
-
-
-@cache
-def _converters(model: type[Model], _vendor: str) -> list[tuple[int, Col, Callable[[Any, Col, Any], Any]]]:
-    """List what Django does to a stored value of each column before a field sees it, with the column's place."""
-    found = []
-    for place, field in enumerate(model._meta.concrete_fields):
-        column = field.get_col(model._meta.db_table)  # a foreign key's is of the type of what it names
-        for convert in [*connection.ops.get_db_converters(column), *column.get_db_converters(connection)]:
-            found.append((place, column, convert))
-    return found
 
 
 TOKENS: Reader[Token] = Reader(Token)

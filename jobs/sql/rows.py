@@ -1,26 +1,53 @@
-"""Makes jobs of what the hot statements return, as Django makes them of its own queries' rows."""
+"""Makes models of what raw statements return, as Django makes them of its own queries' rows."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cache
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from django.db import DEFAULT_DB_ALIAS, connections
-from django.db.models import JSONField
+from django.db.models import JSONField, Model
 from django.db.models.base import ModelState
 from django.db.models.expressions import Col
 
 from jobs.models import Job
 
 Converter = Callable[[Any, Col, Any], Any]
+M = TypeVar("M", bound=Model)
 
-COLUMNS = [each.column for each in Job._meta.concrete_fields if each.column]
+
+class Reader(Generic[M]):
+    """Reads rows that begin with all `columns` of a model."""
+
+    def __init__(self, model: type[M]) -> None:
+        self.columns = [each.column for each in model._meta.concrete_fields if each.column]
+        self._model = model
+        self._names = [each.attname for each in model._meta.concrete_fields]
+
+    def values_of(self, rows: Iterable[Sequence[Any]]) -> Iterator[dict[str, Any]]:
+        """Give the values of each row's fields, by their names."""
+        database = connections[DEFAULT_DB_ALIAS]
+        converters = _converters(self._model, database.vendor)
+        for row in rows:
+            values = dict(zip(self._names, row, strict=False))
+            for name, column, convert in converters:
+                if values[name] is not None:
+                    values[name] = convert(values[name], column, database)
+            yield values
+
+    def of(self, row: Sequence[Any]) -> M:
+        """Make a row of the model."""
+        (values,) = self.values_of([row])
+        return self._model.from_db(DEFAULT_DB_ALIAS, self._names, list(values.values()))
+
+
+JOBS = Reader(Job)
+COLUMNS = JOBS.columns
 """The columns of a job, in the order that `jobs_of` expects them."""
 SELECTED = ", ".join(f"NULL AS {each}" if each in ("ready_at", "lease_until") else each for each in COLUMNS)
 """The same for a worker: what it doesn't need is left out, for to read a time takes Django's own code in Python."""
-_NAMES = [each.attname for each in Job._meta.concrete_fields]
 
 
 def jobs_of(rows: Iterable[Sequence[Any]]) -> list[Job]:
@@ -28,16 +55,7 @@ def jobs_of(rows: Iterable[Sequence[Any]]) -> list[Job]:
 
     As `Model.from_db` makes them, but without its loop over all fields, which would take a tenth of a drain's time.
     """
-    database = connections[DEFAULT_DB_ALIAS]
-    converters = _converters(database.vendor)
-    jobs = []
-    for row in rows:
-        values = dict(zip(_NAMES, row, strict=False))
-        for name, column, convert in converters:
-            if values[name] is not None:
-                values[name] = convert(values[name], column, database)
-        jobs.append(job_of(values))
-    return jobs
+    return [job_of(values) for values in JOBS.values_of(rows)]
 
 
 def job_of(values: dict[str, Any]) -> Job:
@@ -53,12 +71,12 @@ def job_of(values: dict[str, Any]) -> Job:
 
 
 @cache
-def _converters(_vendor: str) -> list[tuple[str, Col, Converter]]:
+def _converters(model: type[Model], _vendor: str) -> list[tuple[str, Col, Converter]]:
     """List what Django does to a stored value of each column before a field sees it."""
     database = connections[DEFAULT_DB_ALIAS]
     found: list[tuple[str, Col, Converter]] = []
-    for field in Job._meta.concrete_fields:
-        column = field.get_col(Job._meta.db_table)  # a foreign key's is of the type of what it names
+    for field in model._meta.concrete_fields:
+        column = field.get_col(model._meta.db_table)  # a foreign key's is of the type of what it names
         if isinstance(field, JSONField):
             found.append((field.attname, column, _read_json))
             continue

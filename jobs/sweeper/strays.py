@@ -7,20 +7,17 @@ times.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterable
-from contextlib import suppress
 from datetime import UTC, datetime, timedelta
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from uuid import UUID
 
 from django.core.files.storage import default_storage
 from django.db.models import Model
 
+from jobs import files
 from jobs.models import Artifact, Upload
 from jobs.sql import statements
-
-logger = logging.getLogger(__name__)
 
 INTERVAL_SECONDS = 600.0
 BATCH = 500
@@ -40,7 +37,7 @@ def sweep() -> int:
     artifacts = [f"{folder}/{name}" for folder in folders for name in _listed(folder)[1]]
     removed = _delete_strays(Upload, uploads, before) + _delete_strays(Artifact, artifacts, before)
     for folder in folders:
-        _remove_if_empty(folder)
+        files.remove_if_empty(default_storage, folder)
     return removed
 
 
@@ -56,10 +53,10 @@ def born(name: str) -> tuple[UUID, datetime] | None:
 def _listed(folder: str) -> tuple[list[str], list[str]]:
     """List a folder of the storage: its folders, and its files."""
     try:
-        folders, files = default_storage.listdir(folder)
+        folders, names = default_storage.listdir(folder)
     except FileNotFoundError:
         return [], []
-    return list(folders), list(files)
+    return list(folders), list(names)
 
 
 def _next(names: Iterable[str], folder: str) -> list[str]:
@@ -75,13 +72,5 @@ def _delete_strays(model: type[Model], paths: Iterable[str], before: datetime) -
     known = set(model._default_manager.filter(pk__in=old).values_list("pk", flat=True))
     strays = [path for pk, path in old.items() if pk not in known]
     for path in strays:
-        try:
-            default_storage.delete(path)
-        except OSError:
-            logger.warning("A stray file could not be deleted", exc_info=True)
+        files.delete(default_storage, path)
     return len(strays)
-
-
-def _remove_if_empty(folder: str) -> None:
-    with suppress(NotImplementedError, OSError):  # a storage elsewhere has no folders; it isn't empty, or is gone
-        Path(default_storage.path(folder)).rmdir()

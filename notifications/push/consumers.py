@@ -27,7 +27,7 @@ from jobs.credentials import find_token
 from jobs.estimates import with_estimates
 from jobs.hub import JobGone, News, NoLongerAllowed, TooSlow, Watcher, hub
 from jobs.log import NotRecovered, Position, finishing_artifacts, position_of
-from jobs.models import Job, Scope
+from jobs.models import Job
 from jobs.representation import as_json, single_job_as_dict
 from jobs.visibility import Viewer, viewer_of
 
@@ -343,7 +343,7 @@ def _origin(url: str) -> str:
 def viewer_by_token(text: str) -> Viewer | None:
     """Find who comes with a token that may read."""
     token = find_token(text)
-    return viewer_of(token.user, token) if token and (token.is_watch_token or token.may(Scope.READ)) else None
+    return viewer_of(token.user, token) if token and token.may_watch else None
 
 
 def viewer_by_url_token(text: str) -> Viewer | None:

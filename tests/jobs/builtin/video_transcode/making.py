@@ -12,6 +12,7 @@ from typing import IO, Any, BinaryIO
 
 from jobs.builtin.video_transcode.ffmpeg import program
 from jobs.builtin.video_transcode.handler import video_transcode
+from tests.local_file import LocalFile
 
 SMALL = "128x72"
 QUICK = ("-c:v", "libx264", "-preset", "ultrafast", "-c:a", "aac")
@@ -40,27 +41,7 @@ def make_video(path: Path, *options: str, size: str = SMALL, seconds: float = 1,
 
 
 @dataclass(frozen=True, kw_only=True)
-class DiskFile:
-    """A file parameter that lies in a folder."""
-
-    path: Path
-
-    @property
-    def name(self) -> str:
-        return self.path.name
-
-    @property
-    def size(self) -> int:
-        return self.path.stat().st_size
-
-    @contextmanager
-    def open(self) -> Iterator[BinaryIO]:
-        with self.path.open("rb") as stream:
-            yield stream
-
-
-@dataclass(frozen=True, kw_only=True)
-class RemoteFile(DiskFile):
+class RemoteFile(LocalFile):
     """A file parameter of a storage that gives no plain files."""
 
     @contextmanager
@@ -108,7 +89,7 @@ def transcode(
     path: Path, context: RecordingContext | None = None, *, is_remote: bool = False, **params: str
 ) -> dict[str, Any]:
     """Run the handler on a file."""
-    file = RemoteFile(path=path) if is_remote else DiskFile(path=path)
+    file = RemoteFile(path=path) if is_remote else LocalFile(path=path)
     given: Any = context or RecordingContext()
     result: dict[str, Any] = video_transcode(given, {"file": file, "resolution": "1080", "quality": "medium"} | params)
     return result
